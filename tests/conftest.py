@@ -1,0 +1,15 @@
+"""Strict settings for every test: shapes are never promoted in silence, and no test needs an accelerator."""
+import jax
+import pytest
+
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+@pytest.fixture(autouse=True)
+def _debug_nans(request):
+  """Tests marked `debug_nans` fail at the first NaN that any of their computations makes."""
+  if request.node.get_closest_marker('debug_nans') is None:
+    yield
+    return
+  with jax.debug_nans(True):
+    yield
