@@ -1,0 +1,34 @@
+"""Files that are either the old ones or the new ones, never half of each."""
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes) -> int:
+  """Writes `data` to `path` by way of a temporary file in the same folder and `os.replace`.
+
+  A reader at any moment, or a machine that stops in between, sees the former file or the new one.
+
+  Returns: the number of bytes written.
+  Raises: ValueError if the folder does not exist, or if `path` is a folder.
+  """
+  path = os.path.abspath(os.fspath(path))
+  folder = os.path.dirname(path)
+  if not os.path.isdir(folder):
+    raise ValueError(f'cannot write {path}: its folder {folder} does not exist; create it first')
+  if os.path.isdir(path):
+    raise ValueError(f'cannot write {path}: it is a folder; name a file in it')
+  temporary = os.path.join(folder, f'.{uuid.uuid4().hex}.tmp')
+  try:
+    with open(temporary, 'xb') as file:
+      file.write(data)
+      file.flush()
+      os.fsync(file.fileno())      # the bytes reach the disk before the name does
+    os.replace(temporary, path)
+  except BaseException:
+    with contextlib.suppress(FileNotFoundError):
+      os.remove(temporary)
+    raise
+  return len(data)
