@@ -5,10 +5,8 @@ To add one, write a file with `load(data_dir) -> Dataset` and give it a line in 
 import difflib
 import os
 
-from experiments.datasets import digits
-from experiments.datasets import mnist
-from experiments.datasets.dataset import Dataset
-from experiments.datasets.dataset import hold_out
+from experiments.datasets import digits, mnist
+from experiments.datasets.dataset import Dataset, hold_out
 
 __all__ = ['Dataset', 'hold_out', 'load', 'names']
 

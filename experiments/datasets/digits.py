@@ -35,5 +35,5 @@ def load(data_dir: str | os.PathLike | None = None) -> Dataset:
       name='digits', classes=10, class_names=tuple('0123456789'),
       train_images=images[train], train_labels=labels[train],
       test_images=images[test], test_labels=labels[test],
-      note='8x8 images; stratified random split 1437/360 with seed 0, not a published one: training '
-           'and test share writers')
+      note='8x8 images; stratified random split 1437/360 with seed 0, not a published one: '
+           'training and test share writers')

@@ -14,7 +14,7 @@ import requests
 DATA_DIR_VARIABLE = 'SPARSEJAX_DATA_DIR'
 _TIMEOUT_SECONDS = 30                      # to connect, and between two reads; then the next mirror
 
-# Unreachable (the first three; all are OSErrors), or bytes with another checksum (pooch's ValueError).
+# Unreachable (the first three, all OSErrors), or bytes with another checksum (pooch's ValueError).
 _MIRROR_ERRORS = (requests.exceptions.RequestException, ConnectionError, TimeoutError, ValueError)
 
 

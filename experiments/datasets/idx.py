@@ -1,7 +1,7 @@
 """Reader of gzipped IDX files of unsigned bytes, the format of MNIST and its successors.
 
-Layout after gunzip: two zero bytes, a type byte (8 is unsigned byte), the number of dimensions; then
-each dimension as a big-endian uint32; then the bytes, row-major. Source: Y. LeCun, C. Cortes,
+Layout after gunzip: two zero bytes, a type byte (8 is unsigned byte), the number of dimensions;
+then each dimension as a big-endian uint32; then the bytes, row-major. Source: Y. LeCun, C. Cortes,
 C. Burges, The MNIST database.
 """
 import gzip
@@ -28,16 +28,16 @@ def read(path: str | os.PathLike, dimensions: int) -> np.ndarray:
   data = _gunzip(path)
   header = 4 + 4 * dimensions
   if len(data) < 4:
-    raise ValueError(f'{path}: truncated: {len(data)} bytes after gunzip, too few for an IDX header; '
-                     f'{_REPAIR}')
+    raise ValueError(f'{path}: truncated: {len(data)} bytes after gunzip, too few for an IDX '
+                     f'header; {_REPAIR}')
   magic, expected = int.from_bytes(data[:4], 'big'), _UNSIGNED_BYTE << 8 | dimensions
   if magic != expected:
     raise ValueError(f'{path}: IDX magic number 0x{magic:08x}, expected 0x{expected:08x} (unsigned '
-                     f'bytes, dimensions: {dimensions}); check that it is an IDX file, and that images '
-                     'and labels are not exchanged')
+                     f'bytes, dimensions: {dimensions}); check that it is an IDX file, and that '
+                     'images and labels are not exchanged')
   if len(data) < header:
-    raise ValueError(f'{path}: truncated: {len(data)} bytes after gunzip, but the header alone takes '
-                     f'{header}; {_REPAIR}')
+    raise ValueError(f'{path}: truncated: {len(data)} bytes after gunzip, but the header alone '
+                     f'takes {header}; {_REPAIR}')
   shape = tuple(int(d) for d in np.frombuffer(data, '>u4', dimensions, offset=4))
   promised, present = math.prod(shape), len(data) - header
   if promised != present:

@@ -1,14 +1,13 @@
 """MNIST and Fashion-MNIST: 60,000 training and 10,000 test images, 28x28 grey, in ten classes.
 
-Sources: Y. LeCun, C. Cortes, C. Burges, The MNIST database of handwritten digits; H. Xiao, K. Rasul,
-R. Vollgraf, 2017, Fashion-MNIST, arXiv:1708.07747. Both come as the same four gzipped IDX files.
+Sources: Y. LeCun, C. Cortes, C. Burges, The MNIST database of handwritten digits; H. Xiao,
+K. Rasul, R. Vollgraf, 2017, Fashion-MNIST, arXiv:1708.07747. Both are four gzipped IDX files.
 """
 import os
 
 import numpy as np
 
-from experiments.datasets import fetch
-from experiments.datasets import idx
+from experiments.datasets import fetch, idx
 from experiments.datasets.dataset import Dataset
 
 # name: (bytes, SHA-256) of the published files. The mirrors, one without TLS, need no trust: other
@@ -45,7 +44,8 @@ _FASHION_FILES = {
 
 def _remote(folder: str, mirrors: tuple[str, ...],
             files: dict[str, tuple[int, str]]) -> dict[str, fetch.RemoteFile]:
-  return {name: fetch.RemoteFile(f'{folder}/{name}', size, sha256, tuple(mirror + name for mirror in mirrors))
+  return {name: fetch.RemoteFile(path=f'{folder}/{name}', size=size, sha256=sha256,
+                                 urls=tuple(mirror + name for mirror in mirrors))
           for name, (size, sha256) in files.items()}
 
 
