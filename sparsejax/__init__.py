@@ -1,0 +1,14 @@
+"""sparsejax: sparse and Bayesian compression of neural networks in JAX."""
+
+from sparsejax.apply import apply
+from sparsejax.regulariser import Regulariser, chain, finalise, partition, stacked
+from sparsejax.regularisers.dropout import dropout
+from sparsejax.regularisers.group_lasso import group_lasso
+from sparsejax.regularisers.hard_concrete import l0_hard_concrete
+from sparsejax.regularisers.l1 import l1
+from sparsejax.regularisers.magnitude import cubic_sparsity, magnitude_pruning
+from sparsejax.regularisers.variational_dropout import sparse_variational_dropout
+from sparsejax.regularisers.weight_decay import weight_decay
+from sparsejax.structured import Gated, Gaussian, LowRank, densify
+
+__version__ = '0.1.0'

@@ -1,0 +1,139 @@
+"""Stock Flax models on drawn weights.
+
+`apply` mirrors `model.apply`. Structured weights in the `params` collection meet the linear rule of
+their kind at each stock layer (`linear_rules.py`); everything else in the model runs as it is.
+Nothing is densified in silence: a structured weight that no rule consumes raises, naming its path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from flax import core, struct
+from flax import linen as nn
+
+from sparsejax.linear_rules import (LINEAR_LAYERS, Layer, _has_own_convolution, _plain_transpose,
+                                    add_bias, by_patches, has_rule, linear_rule)
+from sparsejax.paths import flatten, map_leaves
+from sparsejax.structured import Gated, Gaussian, Packed, Stochastic, Structured
+
+Array = jax.Array
+
+
+@struct.dataclass
+class _Located(Structured):
+  """A structured weight that knows its path, so that a misplaced read names it."""
+
+  weight: Structured
+  path: str = struct.field(pytree_node=False)
+  allow_dense: bool = struct.field(pytree_node=False)
+
+  shape = property(lambda self: self.weight.shape)
+  dtype = property(lambda self: self.weight.dtype)
+
+  def unbox(self) -> Array:
+    if isinstance(self.weight, Packed) and self.allow_dense:
+      return self.weight.to_dense()
+    kind = type(self.weight).__name__
+    repair = "use noise='weight' or per='batch' there"
+    if isinstance(self.weight, Packed):
+      repair = 'pass allow_dense=True to compute with its dense array (a simulation: no saving)'
+    raise ValueError(f'the {kind} weight at {self.path} is read by a module that has no linear rule '
+                     f'for it; {repair}')
+
+
+def apply(
+    model: nn.Module,
+    variables: Mapping[str, Any],
+    *args: Any,
+    rngs: Mapping[str, Array] | None = None,
+    mutable: Any = False,
+    method: Callable[..., Any] | str | None = None,
+    allow_dense: bool = False,
+    **kwargs: Any,
+) -> Any:
+  """Returns model.apply(variables, ...) for weights that may be structured.
+
+  Args:
+    model: a Flax linen module.
+    variables: its collections; leaves of `params` may be arrays or structured weights.
+    *args, rngs, mutable, method, **kwargs: as for `model.apply`. Weights with local noise draw
+      from the stream 'noise'.
+    allow_dense: let layers without a rule for a packed weight compute with its dense array. Such
+      a network saves nothing there; report it as simulated.
+
+  Raises:
+    ValueError: for a structured weight read where no rule consumes it, a stochastic one in a
+      recurrent cell (it would be redrawn at each step), or one that no layer ever used.
+  """
+  weights = core.unfreeze(variables['params']) if 'params' in variables else {}
+  structured = {path for path, leaf in flatten(weights).items() if isinstance(leaf, Structured)}
+  if structured:
+    weights = map_leaves(
+        lambda path, leaf: _Located(leaf, path, allow_dense) if path in structured else leaf,
+        weights)
+  unused = set(structured)
+
+  def interceptor(next_fun, call_args, call_kwargs, context):
+    module = context.module
+    if type(module) not in LINEAR_LAYERS or module.scope is None:
+      return next_fun(*call_args, **call_kwargs)
+    layer = Layer(module, context.method_name)
+    own = module.variables.get('params', {})
+    kernel = _unlocated(own.get(layer.name), unused)
+    if context.method_name == 'setup' and isinstance(kernel, Structured) and has_rule(kernel):
+      module.embedding = None  # nn.Embed reads its table here; the rule reads it later
+      return None
+    if context.method_name not in ('__call__', 'attend') or len(call_args) != 1 or call_kwargs:
+      return next_fun(*call_args, **call_kwargs)
+    bias = _unlocated(own.get('bias'), unused) if getattr(module, 'use_bias', False) else None
+    if isinstance(kernel, Structured) and has_rule(kernel):
+      _refuse_redrawing(kernel, layer)
+      outputs = linear_rule(kernel, layer, *call_args)
+      return outputs if bias is None else add_bias(outputs, bias, layer)
+    if isinstance(bias, (Gaussian, Gated)) and kernel is not None and not isinstance(
+        kernel, Structured):
+      _refuse_redrawing(bias, layer)
+      return add_bias(layer(kernel, *call_args), bias, layer)
+    if kernel is not None and not isinstance(kernel, Structured) and _convolves_by_patches(module):
+      return layer.with_bias(kernel, bias, *call_args)
+    return next_fun(*call_args, **call_kwargs)
+
+  with nn.intercept_methods(interceptor):
+    outputs = model.apply({**variables, 'params': weights} if weights else variables, *args,
+                          rngs=rngs, mutable=mutable, method=method, **kwargs)
+  stochastic = {path for path in unused if isinstance(flatten(weights)[path].weight, Stochastic)}
+  if stochastic and method is None:
+    raise ValueError(f'structured weights that no layer used: {", ".join(sorted(stochastic))}; '
+                     'call the layers they belong to, or draw plain weights there')
+  return outputs
+
+
+def _unlocated(leaf: Any, unused: set[str]) -> Any:
+  """Returns the weight itself and notes that its layer was called."""
+  if isinstance(leaf, _Located):
+    unused.discard(leaf.path)
+    return leaf.weight
+  return leaf
+
+
+def _convolves_by_patches(module: nn.Module) -> bool:
+  if not by_patches():
+    return False
+  if type(module) is nn.Conv:
+    return not _has_own_convolution(module)
+  return type(module) is nn.ConvTranspose and _plain_transpose(module)
+
+
+def _refuse_redrawing(weight: Structured, layer: Layer) -> None:
+  """Raises for local noise under a recurrent cell, whose layers run once per time step."""
+  if not isinstance(weight, Gaussian):
+    return  # gates carry their key: one draw per sequence, which is what a cell needs
+  ancestor = layer.module.parent
+  while isinstance(ancestor, nn.Module):
+    if isinstance(ancestor, nn.RNNCellBase):
+      raise ValueError(f'Gaussian weight in recurrent cell {layer.path} would be redrawn at each '
+                       "step; use noise='weight'")
+    ancestor = ancestor.parent

@@ -1,0 +1,208 @@
+"""How each kind of structured weight passes through a layer that is linear in its kernel.
+
+One rule per kind, none per layer: a rule calls the stock layer itself on plain kernels, so strides,
+groups and dilations are the layer's own business. A new kind registers with
+
+  @linear_rule.register
+  def _(weight: MyKind, layer: Layer, inputs: Array) -> Array: ...
+
+and returns the layer's output without its bias.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from sparsejax import patches
+from sparsejax.structured import Gated, Gaussian, LowRank, Structured
+
+Array = jax.Array
+
+# The stock layers that are linear in one leaf, by exact type, and the name of that leaf.
+LINEAR_LAYERS = {
+    nn.Dense: 'kernel',
+    nn.DenseGeneral: 'kernel',
+    nn.Conv: 'kernel',
+    nn.ConvTranspose: 'kernel',
+    nn.Embed: 'embedding',
+}
+VARIANCE_EPSILON = 1e-8  # sqrt at 0 has no finite gradient; from the code of Molchanov et al.
+
+
+class Layer:
+  """A stock linear layer that can be called on other kernels.
+
+  Attributes:
+    module: the bound Flax layer; method: '__call__' or, for nn.Embed, 'attend'; path: '/'-joined.
+  """
+
+  def __init__(self, module: nn.Module, method: str):
+    self.module = module
+    self.method = method
+    self.name = LINEAR_LAYERS[type(module)]
+    self.path = '/'.join((*module.path, self.name))
+
+  def __call__(self, kernel: Array, inputs: Array) -> Array:
+    """Returns what the stock layer computes with this kernel, without bias."""
+    changes: dict[str, Any] = {}
+    if hasattr(self.module, 'use_bias'):
+      changes['use_bias'] = False
+    if type(self.module) is nn.Dense:
+      changes['features'] = kernel.shape[-1]
+    return self._stock({self.name: kernel}, inputs, changes)
+
+  def with_bias(self, kernel: Array, bias: Array | None, inputs: Array) -> Array:
+    """Returns the stock layer's output with plain kernel and bias."""
+    params = {self.name: kernel}
+    if bias is not None:
+      params['bias'] = bias
+    return self._stock(params, inputs, {})
+
+  def _stock(self, params, inputs, changes):
+    module = self.module
+    if by_patches() and type(module) is nn.Conv and not _has_own_convolution(module):
+      changes['conv_general_dilated'] = patches.conv_general_dilated
+    if by_patches() and type(module) is nn.ConvTranspose and _plain_transpose(module):
+      return _conv_transpose(module, params, inputs)
+    # parent=None cuts the copy loose; inside, it sees plain arrays only.
+    copy = module.clone(parent=None, name=None, **changes)
+    return copy.apply({'params': params}, inputs, method=self.method)
+
+  def noise_key(self) -> Array:
+    """Returns a fresh key from the stream 'noise'."""
+    if not self.module.has_rng('noise'):
+      raise ValueError(f"the weight at {self.path} is drawn inside the layer, but there is no RNG "
+                       "stream 'noise'; pass rngs={'noise': key} to apply")
+    return self.module.make_rng('noise')
+
+  def gated_axis(self, axis: int, rank: int) -> tuple[str, int]:
+    """Returns ('input' | 'output', axis of that array) which the kernel's `axis` (negative) is.
+
+    Raises:
+      ValueError: for an axis that is neither, such as a spatial one.
+    """
+    module = self.module
+    inward, outward = -2, -1
+    if type(module) is nn.ConvTranspose and module.transpose_kernel:
+      inward, outward = -1, -2
+    if type(module) is nn.Embed and self.method == 'attend':
+      inward, outward = -1, -2
+    if type(module) is nn.DenseGeneral:
+      contracted = module.axis if isinstance(module.axis, tuple) else (module.axis,)
+      if not module.batch_dims:
+        position = rank + axis
+        if position < len(contracted):
+          return 'input', contracted[position]
+        return 'output', axis
+    elif axis == outward:
+      return 'output', -1
+    elif axis == inward and getattr(module, 'feature_group_count', 1) == 1:
+      return 'input', -1
+    raise ValueError(f"gates per example on axis {axis} of {self.path} belong to no input or output "
+                     "of the layer; use per='batch' or another axis")
+
+
+@functools.singledispatch
+def linear_rule(weight: Structured, layer: Layer, inputs: Array) -> Array:
+  """Returns layer(inputs) without bias for a structured weight; dispatches on its type."""
+  raise TypeError(f'no linear rule for {type(weight).__name__} at {layer.path}')
+
+
+def has_rule(weight: Any) -> bool:
+  """True if a linear rule is registered for this kind of weight."""
+  return linear_rule.dispatch(type(weight)) is not linear_rule.dispatch(object)
+
+
+@linear_rule.register
+def _(weight: Gaussian, layer: Layer, inputs: Array) -> Array:
+  """Local reparameterisation (Kingma, Salimans, Welling, 2015): mean and variance of each output."""
+  mean = layer(weight.mean, inputs)
+  squares = jnp.square(inputs) if jnp.issubdtype(inputs.dtype, jnp.inexact) else inputs
+  variance = layer(weight.var, squares)
+  noise = jax.random.normal(layer.noise_key(), mean.shape, mean.dtype)
+  return mean + jnp.sqrt(variance + VARIANCE_EPSILON).astype(mean.dtype) * noise
+
+
+@linear_rule.register
+def _(weight: Gated, layer: Layer, inputs: Array) -> Array:
+  """One draw per example (the leading axis of the inputs), shared by its other positions."""
+  gates = weight.draw(inputs.shape[0])
+  if type(layer.module) is nn.Embed and layer.method == '__call__' and weight.axis == -2:
+    # A row's gate multiplies the row wherever the example looks it up.
+    rows = inputs.reshape(inputs.shape[0], -1)
+    looked_up = jnp.take_along_axis(gates, rows, axis=1).reshape(*inputs.shape, 1)
+    return layer(weight.value, inputs) * looked_up
+  side, axis = layer.gated_axis(weight.axis, weight.ndim)
+  if side == 'input':
+    return layer(weight.value, inputs * along_axis(gates, inputs.ndim, axis))
+  outputs = layer(weight.value, inputs)
+  return outputs * along_axis(gates, outputs.ndim, axis)
+
+
+@linear_rule.register
+def _(weight: LowRank, layer: Layer, inputs: Array) -> Array:
+  """Two thin products instead of one."""
+  if type(layer.module) is nn.Embed and layer.method == 'attend':
+    return (inputs @ weight.v.T) @ weight.u.T
+  if type(layer.module) is nn.Embed:
+    return jnp.take(weight.u, inputs, axis=0) @ weight.v
+  return layer(weight.v, layer(weight.u, inputs))
+
+
+def add_bias(outputs: Array, bias: Any, layer: Layer) -> Array:
+  """Returns outputs + bias; the bias may be an array, `Gaussian` or `Gated` on its last axis."""
+  lead = outputs.ndim - len(bias.shape)
+  if isinstance(bias, Gaussian):
+    noise = jax.random.normal(layer.noise_key(), outputs.shape, outputs.dtype)
+    std = jnp.sqrt(bias.var + VARIANCE_EPSILON).reshape((1,) * lead + bias.shape)
+    return outputs + bias.mean.reshape((1,) * lead + bias.shape) + std.astype(noise.dtype) * noise
+  if isinstance(bias, Gated):
+    gates = along_axis(bias.draw(outputs.shape[0]), outputs.ndim, bias.axis)
+    return outputs + bias.value.reshape((1,) * lead + bias.shape) * gates
+  return outputs + bias.astype(outputs.dtype).reshape((1,) * lead + bias.shape)
+
+
+def along_axis(gates: Array, ndim: int, axis: int) -> Array:
+  """Reshapes gates (examples, n) to rank `ndim`, with n on `axis`."""
+  shape = [1] * ndim
+  shape[0], shape[axis] = gates.shape
+  return gates.reshape(shape)
+
+
+def by_patches() -> bool:
+  """True where convolutions run as patches and one product: on CPU, see `patches.py`."""
+  return jax.default_backend() == 'cpu'
+
+
+def _has_own_convolution(module: nn.Conv) -> bool:
+  return module.conv_general_dilated is not None or module.conv_general_dilated_cls is not None
+
+
+def _plain_transpose(module: nn.ConvTranspose) -> bool:
+  return (module.padding not in ('CIRCULAR', 'CAUSAL') and module.mask is None
+          and module.preferred_element_type is None)
+
+
+def _conv_transpose(module: nn.ConvTranspose, params: dict[str, Array], inputs: Array) -> Array:
+  """nn.ConvTranspose by patches; the stock layer takes no convolution of ours."""
+  spatial = len(module.kernel_size)
+  def each_axis(value):
+    return (value or 1,) * spatial if value is None or isinstance(value, int) else tuple(value)
+  inputs, kernel, bias = module.promote_dtype(
+      inputs, params['kernel'], params.get('bias'), dtype=module.dtype)
+  batch = inputs.shape[:inputs.ndim - spatial - 1]
+  padding = module.padding
+  if not isinstance(padding, str):
+    padding = ([padding] * spatial if isinstance(padding, int) else list(padding))
+    padding = [(p, p) if isinstance(p, int) else tuple(p) for p in padding]
+  outputs = patches.conv_transpose(
+      inputs.reshape(-1, *inputs.shape[len(batch):]), kernel, each_axis(module.strides), padding,
+      each_axis(module.kernel_dilation), module.transpose_kernel, module.precision)
+  if bias is not None:
+    outputs = outputs + bias.reshape((1,) * (outputs.ndim - 1) + bias.shape)
+  return outputs.reshape(*batch, *outputs.shape[1:])

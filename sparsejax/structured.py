@@ -1,0 +1,136 @@
+"""Structured weights: what may stand in a weight's place besides a plain array.
+
+Each kind is a Flax `AxisMetadata` box, so it travels through `model.apply`, `nn.scan` and `jit`
+like an array. `apply.py` hands it to the linear rule of its kind (`linear_rules.py`); where no
+rule consumes it, reading it raises, because a silent `mean` would be another model.
+
+* stochastic kinds, drawn inside the layer: `Gaussian`, `Gated`;
+* packed kinds, exact but small: `LowRank` (others join as files are written in their form).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from flax.core import meta
+
+Array = jax.Array
+
+
+class Structured(meta.AxisMetadata):
+  """A weight that is more than an array. Subclasses have `shape` and `dtype` of the array."""
+
+  def unbox(self) -> Array:
+    """Raises: reached only where a layer reads the weight as a plain array, outside `apply`."""
+    raise ValueError(f'a {type(self).__name__} weight was read as a plain array; call the model '
+                     'through sparsejax.apply, or draw plain weights')
+
+  def replace_boxed(self, val: Any) -> Any:
+    return val
+
+  def add_axis(self, index: int, params: dict[Any, Any]) -> Structured:
+    return self
+
+  def remove_axis(self, index: int, params: dict[Any, Any]) -> Structured:
+    return self
+
+
+class Stochastic(Structured):
+  """Noise is drawn where the weight is used, so there is no one array it stands for."""
+
+
+class Packed(Structured):
+  """An exact array in a small form; `to_dense` gives the array."""
+
+  def to_dense(self) -> Array:
+    raise TypeError(f'{type(self).__name__} defines no to_dense')
+
+
+@struct.dataclass
+class Gaussian(Stochastic):
+  """Independent weights N(mean, var), drawn per output by local reparameterisation.
+
+  Attributes:
+    mean: any shape. var: the same shape, float32.
+  """
+
+  mean: Array
+  var: Array
+
+  shape = property(lambda self: self.mean.shape)
+  ndim = property(lambda self: self.mean.ndim)
+  dtype = property(lambda self: self.mean.dtype)
+
+
+@struct.dataclass
+class Gated(Stochastic):
+  """`value` times gates along one axis, drawn anew for each example.
+
+  The box carries the key of its draw: leaves that share the key share their gates (tied gates),
+  and a cell that is applied at each time step sees one draw per sequence.
+
+  Attributes:
+    value: the weight under the gates.
+    parameters: parameters of the gates' distribution, each (n,) or ().
+    key: key of the draw.
+    sample: (key, shape, *parameters) -> gates of that shape, (examples, n).
+    axis: the gated axis of `value`, negative.
+    positions: the axis holds this many copies of the n units, unit fastest (an NHWC flatten).
+  """
+
+  value: Array
+  parameters: tuple[Array, ...]
+  key: Array
+  sample: Callable[..., Array] = struct.field(pytree_node=False)
+  axis: int = struct.field(pytree_node=False, default=-2)
+  positions: int = struct.field(pytree_node=False, default=1)
+
+  shape = property(lambda self: self.value.shape)
+  ndim = property(lambda self: self.value.ndim)
+  dtype = property(lambda self: self.value.dtype)
+
+  def draw(self, examples: int) -> Array:
+    """Returns gates of shape (examples, value.shape[axis])."""
+    units = self.value.shape[self.axis] // self.positions
+    gates = self.sample(self.key, (examples, units), *self.parameters)
+    return jnp.tile(gates, (1, self.positions)).astype(self.value.dtype)
+
+
+@struct.dataclass
+class LowRank(Packed):
+  """The matrix u @ v of shapes (in, rank) and (rank, out)."""
+
+  u: Array
+  v: Array
+
+  shape = property(lambda self: (self.u.shape[0], self.v.shape[1]))
+  ndim = property(lambda self: 2)
+  dtype = property(lambda self: self.u.dtype)
+
+  def to_dense(self) -> Array:
+    return self.u @ self.v
+
+
+def is_structured(leaf: Any) -> bool:
+  """True for a structured weight; for `jax.tree` functions, as is_leaf."""
+  return isinstance(leaf, Structured)
+
+
+def densify(tree: Any) -> Any:
+  """Returns the tree with packed weights as plain arrays.
+
+  Raises:
+    ValueError: at a stochastic weight, which has no one value.
+  """
+  def dense(path, leaf):
+    if isinstance(leaf, Packed):
+      return leaf.to_dense()
+    if isinstance(leaf, Structured):
+      raise ValueError(f'the {type(leaf).__name__} weight at {jax.tree_util.keystr(path)} has no '
+                       'one dense value; use the deployed weights, weights(params, state)')
+    return leaf
+  return jax.tree_util.tree_map_with_path(dense, tree, is_leaf=is_structured)
