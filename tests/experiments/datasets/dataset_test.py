@@ -102,7 +102,7 @@ def test_hold_out_is_a_function_of_the_seed_and_leaves_the_set_alone():
 
 
 def test_hold_out_is_pinned_to_the_published_pcg64_stream():
-  # Of the first 20 outputs in NumPy's own test vectors (pcg64-testset-1.csv, seed 0xdeadbeaf) the five
+  # Of the first 20 outputs in NumPy's own test vectors (pcg64-testset-1.csv, seed 0xdeadbeaf) the
   # smallest are number 9 (0x0cc0...), 7 (0x15f7...), 17 (0x26f1...), 8 (0x27e4...), 14 (0x30b5...).
   validation = datasets.hold_out(_tiny(), 5, seed=0xDEADBEAF)[2]
   np.testing.assert_array_equal(_indices(validation), [7, 8, 9, 14, 17])
