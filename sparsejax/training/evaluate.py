@@ -1,0 +1,79 @@
+"""Evaluation of the deployed network: without noise, in batches, on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sparsejax.apply import apply
+from sparsejax.paths import Tree, flatten
+from sparsejax.training.fit import Recipe, TrainState, evaluation_params
+
+Array = jax.Array
+
+EVALUATION_BATCH = 500  # bounds the memory of convolutions by patches
+
+
+def deployed_weights(recipe: Recipe, state: TrainState) -> Tree:
+  """Returns the weights the network would run with now; traceable, unlike `finalise`."""
+  return recipe.regulariser.weights(evaluation_params(recipe, state), state.method_state)
+
+
+def logits_of(model: Any, preprocess: Callable[[Array], Array], variables: Mapping[str, Any],
+              images: Array, kwargs: Mapping[str, Any]) -> Array:
+  """Returns float32 logits (n, classes), computed `EVALUATION_BATCH` images at a time."""
+  def predict(batch):
+    return apply(model, variables, preprocess(batch), **kwargs).astype(jnp.float32)
+  whole = images.shape[0] // EVALUATION_BATCH * EVALUATION_BATCH
+  parts = []
+  if whole:
+    chunks = images[:whole].reshape(-1, EVALUATION_BATCH, *images.shape[1:])
+    logits = jax.lax.map(predict, chunks)
+    parts.append(logits.reshape(whole, -1))
+  if whole < images.shape[0]:
+    parts.append(predict(images[whole:]))
+  return jnp.concatenate(parts)
+
+
+def jit_logits(recipe: Recipe, model: Any = None) -> Callable[[Mapping[str, Any], Array], Array]:
+  """Returns the compiled (variables, raw images) -> logits, for the recipe's or another model."""
+  model = recipe.model if model is None else model
+
+  @jax.jit
+  def compute(variables, images):
+    return logits_of(model, recipe.preprocess, variables, images, recipe.eval_kwargs)
+  return compute
+
+
+def jit_summary(recipe: Recipe) -> Callable[[TrainState, Array, Array], dict[str, Array]]:
+  """Returns the compiled (state, images, labels) -> numbers of the deployed network.
+
+  The numbers: error_percent and nll_nats on the images given, penalty_nats of the whole data set,
+  `density/<path>` of each kernel (fraction of non-zero entries) and `density` over all of them.
+  """
+  @jax.jit
+  def compute(state, images, labels):
+    weights = deployed_weights(recipe, state)
+    variables = {'params': weights, **state.collections}
+    logits = logits_of(recipe.model, recipe.preprocess, variables, images, recipe.eval_kwargs)
+    chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)
+    kernels = {path: leaf for path, leaf in flatten(weights).items() if leaf.ndim >= 2}
+    kept = {path: jnp.sum(leaf != 0) for path, leaf in kernels.items()}
+    total = sum(leaf.size for leaf in kernels.values())
+    return {
+        'error_percent': 100 * jnp.mean(jnp.argmax(logits, axis=1) != labels),
+        'nll_nats': -jnp.mean(chosen),
+        'penalty_nats': recipe.regulariser.penalty(state.params, state.method_state),
+        'density': sum(kept.values()) / total,
+        **{f'density/{path}': kept[path] / leaf.size for path, leaf in kernels.items()},
+    }
+  return compute
+
+
+def host_numbers(summary: Mapping[str, Array]) -> dict[str, float]:
+  """Returns the summary as Python floats."""
+  return {name: float(np.asarray(value)) for name, value in summary.items()}

@@ -1,0 +1,189 @@
+"""Training as pure functions: one step, and one jitted scan per epoch with the data on the device.
+
+A `Recipe` holds what is fixed (model, method, optimiser, schedules), a `TrainState` everything that
+changes. Every draw comes from `state.key` and the step or epoch number, so a restored state goes on
+as if it had never stopped, and a vmapped state trains a population in one program.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import core
+from flax import linen as nn
+
+from sparsejax.apply import apply
+from sparsejax.paths import Tree, fold
+from sparsejax.regulariser import Regulariser
+
+Array = jax.Array
+
+
+def constant_one(step: Array | int) -> float:
+  """The penalty weight of a recipe without warm-up."""
+  del step
+  return 1.0
+
+
+class Preprocess(NamedTuple):
+  """Turns raw images into the network's inputs: (images - mean) * scale, in float32.
+
+  Attributes:
+    scale: factor, 1/255 for uint8 images into [0, 1].
+    mean: subtracted before scaling; a number or an array of the shape of one image.
+  """
+
+  scale: float = 1 / 255
+  mean: Any = 0.0
+
+  def __call__(self, images: Array) -> Array:
+    mean = jnp.asarray(self.mean, jnp.float32)
+    if mean.ndim:
+      mean = mean[None]
+    return (images.astype(jnp.float32) - mean) * self.scale
+
+
+class Recipe(NamedTuple):
+  """What stays fixed in a run.
+
+  Attributes:
+    model: a Flax module, called as model(inputs, **train_kwargs) and returning logits.
+    regulariser: the method, or a partition of methods.
+    optimiser: an optax transformation of the regulariser's params.
+    num_terms: terms the mean NLL averages over in one epoch (training examples); the penalty, in
+      nats for the data set, is divided by it.
+    batch_size: examples per step.
+    penalty_weight: step -> factor of the penalty, the KL warm-up of variational methods.
+    ema_decay: decay of an average of the params used for evaluation (bias-corrected); 0 for none.
+    preprocess: raw images -> inputs.
+    train_kwargs, eval_kwargs: passed to the model, such as {'train': True}.
+  """
+
+  model: nn.Module
+  regulariser: Regulariser
+  optimiser: optax.GradientTransformation
+  num_terms: int
+  batch_size: int
+  penalty_weight: Callable[[Any], Any] = constant_one
+  ema_decay: float = 0.0
+  preprocess: Callable[[Array], Array] = Preprocess()
+  train_kwargs: Mapping[str, Any] = {}
+  eval_kwargs: Mapping[str, Any] = {}
+
+
+class TrainState(NamedTuple):
+  """Everything that changes in a run, and the key all its noise comes from.
+
+  Attributes:
+    params, method_state: of the regulariser. collections: of the model, such as batch_stats.
+    optimiser: its state. average: sum of the decayed params, or None without EMA.
+    step: optimiser steps taken, int32. key: typed key of the run, constant.
+  """
+
+  params: Tree
+  method_state: Tree
+  collections: Tree
+  optimiser: Any
+  average: Tree | None
+  step: Array
+  key: Array
+
+
+def start(recipe: Recipe, key: Array, images: Array) -> TrainState:
+  """Returns the state before the first step; `images` (1 or more of them) give the shapes."""
+  inputs = recipe.preprocess(images[:1])
+  streams = {name: fold(key, f'init/{name}') for name in ('params', 'dropout', 'noise')}
+  variables = core.unfreeze(recipe.model.init(streams, inputs, **recipe.eval_kwargs))
+  weights = variables.pop('params')
+  collections = {name: tree for name, tree in variables.items() if name != 'intermediates'}
+  params, method_state = recipe.regulariser.init(fold(key, 'regulariser'), weights)
+  average = jax.tree.map(jnp.zeros_like, params) if recipe.ema_decay else None
+  return TrainState(params, method_state, collections, recipe.optimiser.init(params), average,
+                    jnp.zeros((), jnp.int32), key)
+
+
+def train_step(recipe: Recipe, state: TrainState, images: Array,
+               labels: Array) -> tuple[TrainState, Array]:
+  """Takes one optimiser step on a batch; returns the new state and the mean NLL in nats."""
+  key = jax.random.fold_in(state.key, state.step)
+  rngs = {'noise': fold(key, 'layers'), 'dropout': fold(key, 'dropout')}
+  inputs = recipe.preprocess(images)
+
+  def nll(weights):
+    variables = {'params': weights, **state.collections}
+    logits, collections = apply(recipe.model, variables, inputs, rngs=rngs,
+                                mutable=list(state.collections), **recipe.train_kwargs)
+    terms = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
+    return terms.mean(), core.unfreeze(collections)
+
+  def penalty(params):
+    nats = recipe.regulariser.penalty(params, state.method_state, key)
+    return recipe.penalty_weight(state.step) / recipe.num_terms * nats
+
+  def draw(params):
+    return recipe.regulariser.weights(params, state.method_state, key)
+
+  if recipe.regulariser.needs_weight_grads:
+    weights, pull_back = jax.vjp(draw, state.params)
+    (loss, collections), weight_grads = jax.value_and_grad(nll, has_aux=True)(weights)
+    grads = jax.tree.map(jnp.add, pull_back(weight_grads)[0], jax.grad(penalty)(state.params))
+  else:
+    weight_grads = None
+    def objective(params):
+      loss, collections = nll(draw(params))
+      # The loss is reported without the penalty, so that its value is dead code in training.
+      return loss + penalty(params), (loss, collections)
+    grads, (loss, collections) = jax.grad(objective, has_aux=True)(state.params)
+
+  updates, optimiser = recipe.optimiser.update(grads, state.optimiser, state.params)
+  params = optax.apply_updates(state.params, updates)
+  params, method_state = recipe.regulariser.update(
+      params, state.method_state, step=state.step, weight_grads=weight_grads, key=key)
+  average = state.average
+  if average is not None:
+    decay = recipe.ema_decay
+    average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, params)
+  return TrainState(params, method_state, {**state.collections, **collections}, optimiser, average,
+                    state.step + 1, state.key), loss
+
+
+def epoch_order(recipe: Recipe, state: TrainState, examples: int) -> Array:
+  """Returns the batches of the coming epoch, int32 (steps, batch_size), without replacement.
+
+  The order comes from the run's key and the step, so an interrupted run repeats it. Examples that
+  fill no whole batch are left out of this epoch.
+  """
+  steps = examples // recipe.batch_size
+  if steps == 0:
+    raise ValueError(f'batch_size={recipe.batch_size} exceeds the {examples} training examples; '
+                     'lower config.batch_size')
+  key = jax.random.fold_in(fold(state.key, 'order'), state.step)
+  # One sort of random bits; random.permutation sorts twice.
+  order = jnp.argsort(jax.random.bits(key, (examples,)))
+  return order[:steps * recipe.batch_size].reshape(steps, recipe.batch_size)
+
+
+def train_epoch(recipe: Recipe, state: TrainState, images: Array,
+                labels: Array) -> tuple[TrainState, Array]:
+  """Runs one epoch as one scan; returns the state and the NLL of each step, (steps,)."""
+  def step(carry, batch):
+    return train_step(recipe, carry, images[batch], labels[batch])
+  return jax.lax.scan(step, state, epoch_order(recipe, state, images.shape[0]))
+
+
+def jit_epoch(recipe: Recipe) -> Callable[[TrainState, Array, Array], tuple[TrainState, Array]]:
+  """Returns the compiled (state, images, labels) -> (state, NLL per step)."""
+  return jax.jit(functools.partial(train_epoch, recipe))
+
+
+def evaluation_params(recipe: Recipe, state: TrainState) -> Tree:
+  """Returns the params to deploy: the bias-corrected average, or the raw ones without EMA."""
+  if state.average is None:
+    return state.params
+  correction = 1 - jnp.float32(recipe.ema_decay) ** state.step
+  return jax.tree.map(lambda a: (a / correction).astype(a.dtype), state.average)
