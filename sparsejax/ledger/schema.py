@@ -1,0 +1,100 @@
+"""The keys of a ledger and what each means: one flat JSON object, lower-case keys, unit in the name.
+
+Version 1. A key is never removed or given another meaning within a version.
+"""
+from __future__ import annotations
+
+from typing import NamedTuple
+
+LEDGER_VERSION = 1
+
+
+class Key(NamedTuple):
+  """Type of a value, (list, type of an item) for lists, and its meaning with the unit."""
+  type: type | tuple[type, type]
+  meaning: str
+
+
+KERNEL_DENOMINATOR = 'kernel entries of the dense network, biases apart'
+PARAMETER_DENOMINATOR = 'all entries of the parameters of the dense network'
+BYTES_DENOMINATOR = 'bytes of the dense network in a plain float32 safetensors file'
+
+_RUN = {
+    'ledger_version': Key(int, 'version of these keys'),
+    'dataset': Key(str, 'name of the data set'),
+    'data_hash': Key(str, 'checksum of the data'),
+    'config': Key(str, 'name or path of the configuration'),
+    'config_hash': Key(str, 'checksum of the configuration with every override'),
+    'seed': Key(int, 'seed of the run'),
+    'commit': Key(str, "git commit of the running code, '-dirty' if changed, or 'unknown'"),
+    'device': Key(str, 'backend, count and kind of the devices'),
+    'threads': Key(int, 'threads the host may use'),
+    'threads_source': Key(str, 'how `threads` was found'),
+    'jax_version': Key(str, 'version'),
+    'jaxlib_version': Key(str, 'version'),
+    'flax_version': Key(str, 'version'),
+    'optax_version': Key(str, 'version'),
+    'numpy_version': Key(str, 'version'),
+    'python_version': Key(str, 'version'),
+    'time_utc': Key(str, 'when the ledger was made, ISO 8601'),
+    'epochs': Key(int, 'passes over the training data'),
+    'wall_seconds': Key(float, 'seconds of training, compilation included'),
+    'deployed_parameters': Key(str, "'raw' as trained, 'ema' their exponential moving average"),
+    'simulated': Key((list, str), 'keys of this ledger behind which stands only a mask or label'),
+}
+
+_QUALITY = {
+    'validation_error_percent': Key(float, 'error on the validation set, percent'),
+    'selected_by': Key(str, 'what chose this network among its epochs or siblings'),
+    'test_error_percent': Key(float, 'error of the deployed network on the test set, percent'),
+    'test_nll_nats': Key(float, 'mean negative log-likelihood, nats per test example'),
+    'test_expected_calibration_error_percent': Key(float, '15 equal-width bins, percent'),
+    'test_brier': Key(float, 'mean squared distance to the one-hot label, 0 to 2'),
+}
+
+_SIZE = {
+    'weights_total': Key(int, 'kernel entries of the dense network, biases apart'),
+    'weights_kept': Key(int, 'non-zero kernel entries of the deployed network, biases apart'),
+    'compression_weights': Key(float, 'weights_total / weights_kept'),
+    'compression_weights_denominator': Key(str, 'what the ratio is relative to'),
+    'architecture_kept': Key((list, int), 'kept outputs of convolutions, kept inputs of the others'),
+    'parameters_dense': Key(int, 'all entries of the parameters of the dense network'),
+    'parameters_compact': Key(int, 'all entries of the parameters of the compact network'),
+    'compression_parameters': Key(float, 'parameters_dense / parameters_compact'),
+    'compression_parameters_denominator': Key(str, 'what the ratio is relative to'),
+    'exact_zeros': Key(int, 'zero entries of the parameters of the deployed dense network'),
+    'flops_dense': Key(int, '2 x multiply-adds of the linear layers, one example, dense network'),
+    'flops_compact': Key(int, '2 x multiply-adds of the linear layers, one example, compact network'),
+    'bytes_float32': Key(int, 'bytes of the dense network in a plain float32 safetensors file'),
+    'bytes_file': Key(int, 'bytes of the file the compact network was read back from'),
+    'file_sha256': Key(str, 'checksum of that file, hexadecimal'),
+    'compression_bytes': Key(float, 'bytes_float32 / bytes_file'),
+    'compression_bytes_denominator': Key(str, 'what the ratio is relative to'),
+    'compact_relative_difference': Key(
+        float, 'max|logit of compact network from file - dense logit| / max|dense logit|'),
+}
+
+_SPEED = {'ms_repeats': Key(int, 'timed calls behind each median')} | {
+    f'ms_{network}_batch{size}{suffix}': Key(float, f'milliseconds a call, {size} examples, {what}')
+    for size in (1, 128) for network in ('dense', 'compact')
+    for suffix, what in (('', 'median'), ('_lower_quartile', 'lower quartile'),
+                         ('_upper_quartile', 'upper quartile'))
+}
+
+KEYS: dict[str, Key] = _RUN | _QUALITY | _SIZE | _SPEED | {
+    'layers': Key((list, dict), 'one row of LAYER_KEYS per linear layer of the deployed network'),
+}
+
+LAYER_KEYS: dict[str, Key] = {
+    'layer': Key(str, "'/'-joined path"),
+    'kind': Key(str, 'class of the layer'),
+    'kernel_shape': Key((list, int), 'shape of the kernel'),
+    'weights_total': Key(int, 'kernel entries'),
+    'weights_kept': Key(int, 'non-zero kernel entries'),
+    'parameters': Key(int, 'all entries of the layer'),
+    'biases': Key(int, 'bias entries'),
+    'exact_zeros': Key(int, 'zero entries of the layer, bias included'),
+    'inputs_kept': Key(int, 'input slices of the kernel that are not all zero'),
+    'outputs_kept': Key(int, 'output slices of the kernel that are not all zero'),
+    'flops': Key(int, '2 x multiply-adds of one example, kernel dense'),
+}
