@@ -1,0 +1,170 @@
+"""One run from config to ledger: data, training, deployment, compaction, file, honest sheet."""
+
+from __future__ import annotations
+
+import pathlib
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from rich.console import Console
+
+import sparsejax
+from experiments import build, datasets, workdir
+from experiments.progress import Progress
+
+from sparsejax import codec, ledger
+from sparsejax.compaction.compact import compact
+from sparsejax.training.checkpoint import Checkpoints
+from sparsejax.training.evaluate import host_numbers, jit_logits, jit_summary
+from sparsejax.training.fit import Recipe, TrainState, evaluation_params, start
+from sparsejax.training.loop import NonFiniteLoss, run_epochs
+from sparsejax.training.metrics import MetricsLog, read_metrics
+
+LEDGER_FILE = 'ledger.json'
+TIMED_IMAGES = 1000  # test images on which dense and compact logits are compared
+
+
+class Data(NamedTuple):
+  """The arrays of a run. Without a held-out part, `watched` are training images.
+
+  Attributes:
+    images, labels: for training. watched_images, watched_labels: for the learning curve.
+    watched: 'validation' or 'train', which the two are.
+    dataset: the whole, with the test set.
+  """
+
+  images: np.ndarray
+  labels: np.ndarray
+  watched_images: np.ndarray
+  watched_labels: np.ndarray
+  watched: str
+  dataset: Any
+
+
+def run(config: ml_collections.ConfigDict, folder: str | pathlib.Path, config_name: str,
+        console: Console | None = None) -> dict[str, Any]:
+  """Trains, deploys, compacts and measures one network; returns its ledger.
+
+  The folder then holds config.json, metrics.jsonl, TensorBoard events, checkpoints, the network's
+  files, test_logits.npz, plots, report.md and ledger.json. The same call goes on where an
+  interrupted one stopped, and only prints where one has ended.
+
+  Raises:
+    ValueError: for a config that does not hold together, or a folder of another config.
+    NonFiniteLoss: if training diverges; the state before that epoch is the last checkpoint.
+  """
+  console = console or Console()
+  folder = workdir.claim(folder, config)
+  if (folder / LEDGER_FILE).exists():
+    sheet = ledger.read(folder / LEDGER_FILE)
+    console.print(ledger.table(sheet), f'This run had ended; its files are in {folder}', sep='\n')
+    return sheet
+  data = load(config)
+  recipe = build.recipe(config, data.images)
+  state, seconds = train(config, recipe, data, folder, console)
+  sheet = measure(config, config_name, recipe, state, data, folder, seconds)
+  ledger.write(folder / LEDGER_FILE, sheet)
+
+  console.print(ledger.table(sheet), f'Files of this run: {folder}', sep='\n')
+  return sheet
+
+
+def load(config: ml_collections.ConfigDict) -> Data:
+  """Returns the data of the config, with the held-out part taken from the training set."""
+  dataset = datasets.load(config.dataset)
+  images, labels, held_images, held_labels = datasets.hold_out(
+      dataset, config.validation_examples, config.seed)
+  if config.training_examples:
+    images, labels = images[:config.training_examples], labels[:config.training_examples]
+  if len(held_images):
+    return Data(images, labels, held_images, held_labels, 'validation', dataset)
+  return Data(images, labels, images[:5000], labels[:5000], 'train', dataset)
+
+
+def train(config: ml_collections.ConfigDict, recipe: Recipe, data: Data, folder: pathlib.Path,
+          console: Console) -> tuple[TrainState, float]:
+  """Trains to config.epochs, resuming from the newest checkpoint; returns (state, seconds)."""
+  state = start(recipe, jax.random.key(config.seed), jnp.asarray(data.images[:1]))
+  checkpoints = Checkpoints(folder / 'checkpoints')
+  done = 0
+  if checkpoints.latest_epoch() is not None:
+    done, state = checkpoints.restore(state)
+    console.print(f'Going on after epoch {done}, from {folder / "checkpoints"}')
+  before = sum(row['seconds'] for row in read_metrics(folder / 'metrics.jsonl')
+               if row['epoch'] <= done)
+  log = MetricsLog(folder, resume_after=done)
+  images, labels = jnp.asarray(data.images), jnp.asarray(data.labels)
+  watched = jnp.asarray(data.watched_images), jnp.asarray(data.watched_labels)
+  summary = jit_summary(recipe)
+  total = before
+  clock = time.perf_counter()
+  try:
+    with Progress(console, done, config.epochs) as progress:
+      for epoch in run_epochs(recipe, state, images, labels, first=done + 1, last=config.epochs):
+        state = epoch.state
+        numbers = {'train_nll_nats': epoch.nll}
+        last = epoch.number == config.epochs
+        if last or epoch.number % config.evaluate_every == 0:
+          seen = host_numbers(summary(state, *watched))
+          numbers |= {f'{data.watched}_{name}' if name in ('error_percent', 'nll_nats') else name:
+                      value for name, value in seen.items()}
+        now = time.perf_counter()
+        numbers['seconds'], clock = now - clock, now
+        total += numbers['seconds']
+        log.write(epoch.number, numbers)
+        progress.show(epoch.number, numbers)
+        if last or epoch.number % config.checkpoint_every == 0:
+          checkpoints.save(epoch.number, state)
+  except NonFiniteLoss as error:
+    if checkpoints.latest_epoch() != error.epoch - 1:
+      checkpoints.save(error.epoch - 1, error.last_good)
+    raise
+  finally:
+    log.close()
+    checkpoints.close()
+  return state, total
+
+
+def measure(config: ml_collections.ConfigDict, config_name: str, recipe: Recipe, state: TrainState,
+            data: Data, folder: pathlib.Path, seconds: float) -> dict[str, Any]:
+  """Deploys and compacts the trained network, writes its files and returns the ledger."""
+  params = jax.device_get(evaluation_params(recipe, state))
+  weights = sparsejax.finalise(recipe.regulariser, params, state.method_state)
+  variables = {'params': weights, **jax.device_get(state.collections)}
+  compacted = compact(recipe.model, variables,
+                      example_shape=(1, *data.images.shape[1:]))
+  codec.write(folder / 'parameters.safetensors',
+              {'params': params, 'state': jax.device_get(state.method_state)})
+  codec.write(folder / 'deployed.safetensors', variables)
+
+  # The only time the test set is read.
+  test_images = jnp.asarray(data.dataset.test_images)
+  labels = data.dataset.test_labels
+  logits = np.asarray(jit_logits(recipe)(variables, test_images))
+  np.savez(folder / 'test_logits.npz', logits=logits, labels=labels)
+  scores = ledger.classification_scores(logits, labels)
+  inputs = np.asarray(recipe.preprocess(test_images[:TIMED_IMAGES]))
+  measured = ledger.measure(recipe.model, variables, compacted.model, compacted.variables, inputs,
+                            folder / 'model.safetensors', apply_kwargs=recipe.eval_kwargs,
+                            file_provenance={'config_hash': workdir.config_hash(config)})
+  validation_error = None
+  if data.watched == 'validation':
+    held = jit_logits(recipe)(variables, jnp.asarray(data.watched_images))
+    validation_error = ledger.error_percent(np.asarray(held), data.watched_labels)
+  return ledger.assemble(ledger.describe_run(), measured, scores, {
+      'dataset': config.dataset,
+      'data_hash': data.dataset.hash,
+      'config': config_name,
+      'config_hash': workdir.config_hash(config),
+      'seed': config.seed,
+      'epochs': config.epochs,
+      'wall_seconds': seconds,
+      'deployed_parameters': 'ema' if recipe.ema_decay else 'raw',
+      'simulated': [],
+      'validation_error_percent': validation_error,
+      'selected_by': 'the last epoch; nothing was chosen',
+  })

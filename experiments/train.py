@@ -1,0 +1,38 @@
+"""Trains one network by a config, compacts it, and ends with its ledger.
+
+  python -m experiments.train --config=experiments/configs/LoWK17/lenet_300_100.py --workdir=out/l0
+
+Any field can be overridden: --config.regulariser.hidden.strength=0.3; a variant of a config is named
+after a colon: --config=.../lenet_300_100.py:smoke. The same command in the same workdir resumes.
+"""
+
+import os
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file, see experiments/configs.',
+                                          lock_config=True)
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; resumes if it holds this run.')
+
+
+def main(arguments: list[str]) -> None:
+  if len(arguments) > 1:
+    raise app.UsageError(f'unexpected arguments {arguments[1:]}; every option is a --flag')
+  # Imported here so that --help answers at once.
+  from experiments import run
+  from sparsejax.training.loop import NonFiniteLoss
+
+  logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every checkpoint
+  name = os.path.relpath(config_flags.get_config_filename(flags.FLAGS['config']))
+  try:
+    run.run(_CONFIG.value, _WORKDIR.value, name)
+  except (ValueError, OSError, NonFiniteLoss) as error:
+    print(f'error: {error}', file=sys.stderr)
+    sys.exit(1)
+
+
+if __name__ == '__main__':
+  flags.mark_flags_as_required(['config', 'workdir'])
+  app.run(main)

@@ -1,0 +1,77 @@
+"""The host's loop over epochs: one compiled call each, and a watch for the first non-finite loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sparsejax.paths import Tree
+from sparsejax.training.fit import Recipe, TrainState, epoch_order, jit_epoch, train_step
+
+Array = jax.Array
+
+
+class Epoch(NamedTuple):
+  """What one epoch left behind: `number` counts from 1; `nll` is the mean over its steps, nats."""
+
+  number: int
+  state: TrainState
+  nll: float
+
+
+class NonFiniteLoss(FloatingPointError):
+  """Training met a loss that is not finite.
+
+  Attributes:
+    epoch, step: where, counted from 1 and from 0. leaf: the first parameter that was not finite.
+    last_good: the state before that epoch.
+  """
+
+  def __init__(self, epoch: int, step: int, leaf: str, last_good: TrainState):
+    super().__init__(f'the loss is not finite in epoch {epoch}, step {step}; first non-finite: '
+                     f'{leaf}. Lower the learning rate or the strength; the state before this '
+                     'epoch is kept as the last checkpoint')
+    self.epoch, self.step, self.leaf, self.last_good = epoch, step, leaf, last_good
+
+
+def run_epochs(recipe: Recipe, state: TrainState, images: Array, labels: Array, *,
+               first: int = 1, last: int) -> Iterator[Epoch]:
+  """Trains from epoch `first` to `last`, both included, and yields after each.
+
+  Raises:
+    NonFiniteLoss: at the first loss or parameter that is not finite.
+  """
+  epoch = jit_epoch(recipe)
+  for number in range(first, last + 1):
+    before = state
+    state, losses = epoch(before, images, labels)
+    losses = np.asarray(losses)
+    if not np.all(np.isfinite(losses)) or first_non_finite(state.params) is not None:
+      raise _diagnose(recipe, before, images, labels, number)
+    yield Epoch(number, state, float(losses.mean()))
+
+
+def first_non_finite(tree: Tree) -> str | None:
+  """Returns the path of the first leaf with a value that is not finite, or None."""
+  for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+    if not bool(jnp.all(jnp.isfinite(leaf))):
+      return jax.tree_util.keystr(path, simple=True, separator='/')
+  return None
+
+
+def _diagnose(recipe: Recipe, state: TrainState, images: Array, labels: Array,
+              number: int) -> NonFiniteLoss:
+  """Repeats the epoch step by step from its start, to the step where it broke."""
+  last_good = state
+  step = jax.jit(lambda state, x, y: train_step(recipe, state, x, y))
+  batches = np.asarray(epoch_order(recipe, state, images.shape[0]))
+  for i, batch in enumerate(batches):
+    state, loss = step(state, images[batch], labels[batch])
+    leaf = first_non_finite(state.params)
+    if leaf is not None or not np.isfinite(float(loss)):
+      return NonFiniteLoss(number, i, leaf or 'the loss itself, with finite parameters', last_good)
+  return NonFiniteLoss(number, len(batches) - 1, 'not reproduced step by step', last_good)
