@@ -1,4 +1,4 @@
-"""Files of weights: what is written is what was measured, and what is read back is what was written."""
+"""Files of weights: what is read back is, bit for bit, what was written."""
 from sparsejax.codec.atomic import write_atomically
 from sparsejax.codec.weights_file import float32_bytes, read, read_provenance, write
 

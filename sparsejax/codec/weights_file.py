@@ -1,14 +1,14 @@
-"""Weights in a safetensors file: lossless, each leaf in the smaller of two forms, every byte checked.
+"""Weights in a safetensors file: lossless, each leaf in the smaller of two forms, bytes checked.
 
 A leaf is either one dense tensor under its '/'-joined path, or two tensors: `<path>//mask`, one bit
-per entry (packed uint8, most significant bit first, C order), and `<path>//values`, the entries whose
-bit is set. Only an entry whose bits are all 0 (+0.0, not -0.0) is left out, hence nothing is lost. The
-form is chosen by size, its header entries included. Since no key is empty, '//' cannot be in a path.
+per entry (packed uint8, most significant bit first, C order), and `<path>//values`, the entries
+whose bit is set. Only an entry whose bits are all 0 (+0.0, not -0.0) is left out, hence nothing is
+lost. The form is chosen by size, header entries included. No key is empty, so '//' is in no path.
 
 The metadata holds one JSON string under the key `sparsejax`, which starts with the SHA-256 of the
 whole file, taken with 64 zeros in the place of the digest itself: it covers names, dtypes, shapes,
 contents, provenance and layout alike, so that any changed, missing or added byte is seen.
-Safetensors: https://github.com/huggingface/safetensors (an 8-byte length, a JSON header, the bytes).
+Safetensors: https://github.com/huggingface/safetensors (8-byte length, JSON header, bytes).
 """
 from __future__ import annotations
 
@@ -69,7 +69,9 @@ def write(path: str | os.PathLike[str], weights: dict[str, Any],
               'empty': empty, 'provenance': dict(sorted(provenance.items()))}
   metadata = {'sparsejax': json.dumps(contents, separators=(',', ':'), allow_nan=False)}
   data = safetensors.numpy.save(tensors, metadata)
-  start, end = _DIGEST.search(data).span(1)
+  found = _DIGEST.search(data)
+  assert found is not None, 'safetensors no longer writes the metadata as compact JSON'
+  start, end = found.span(1)
   digest = hashlib.sha256(data).hexdigest().encode()
   return write_atomically(path, data[:start] + digest + data[end:])
 
@@ -120,7 +122,7 @@ def _from_bitmask(mask: np.ndarray, values: np.ndarray, shape: list[int]) -> np.
 
 
 def _stored_bytes(tensors: dict[str, np.ndarray]) -> int:
-  """Bytes that these tensors take in a file, header entries included (to a few digits of offset)."""
+  """Bytes these tensors take in a file, header entries included (to a few digits of offset)."""
   return sum(array.nbytes + len(json.dumps(
       {name: {'dtype': 'F32', 'shape': array.shape, 'data_offsets': [0, array.nbytes]}},
       separators=(',', ':'))) for name, array in tensors.items())
@@ -132,7 +134,7 @@ def _array(tensor: dict[str, Any]) -> np.ndarray:
 
 
 def _verified(path: str | os.PathLike[str]) -> tuple[bytes, dict[str, Any]]:
-  """Returns the bytes of the file and its parsed metadata, once the digest and version are right."""
+  """Returns the bytes of the file and its parsed metadata, once digest and version are right."""
   with open(path, 'rb') as file:
     data = file.read()
   name = os.fspath(path)
@@ -151,8 +153,8 @@ def _verified(path: str | os.PathLike[str]) -> tuple[bytes, dict[str, Any]]:
                      'with; write it again or fetch a sound copy')
   contents = json.loads(json.loads(data[8:8 + length])['__metadata__']['sparsejax'])
   if contents['format_version'] != FORMAT_VERSION:
-    raise ValueError(f'{name} has format version {contents["format_version"]}; this sparsejax reads '
-                     f'version {FORMAT_VERSION}; read it with the release that wrote it')
+    raise ValueError(f'{name} has format version {contents["format_version"]}; this sparsejax '
+                     f'reads version {FORMAT_VERSION}; read it with the release that wrote it')
   return data, contents
 
 

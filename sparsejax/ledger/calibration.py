@@ -67,8 +67,8 @@ def _checked(logits: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarr
   if logits.ndim != 2 or 0 in logits.shape:
     raise ValueError(f'logits have shape {logits.shape}; expected (n, classes), neither of them 0')
   if labels.shape != logits.shape[:1]:
-    raise ValueError(f'labels have shape {labels.shape}; expected ({logits.shape[0]},), one integer '
-                     'for each row of logits')
+    raise ValueError(f'labels have shape {labels.shape}; expected ({logits.shape[0]},), one '
+                     'integer for each row of logits')
   if not np.issubdtype(labels.dtype, np.integer):
     raise ValueError(f'labels have dtype {labels.dtype}; expected integer class indices')
   if labels.min() < 0 or labels.max() >= logits.shape[1]:

@@ -29,23 +29,26 @@ def count_layers(model: nn.Module, variables: Mapping[str, Any], example: Any, *
 
   Keys: layer ('/'-joined path), kind, kernel_shape (list), weights_total (kernel entries),
   weights_kept (those not 0), parameters (all entries of the layer), biases, exact_zeros (entries of
-  the layer that are 0, bias included), inputs_kept and outputs_kept (slices of the kernel, by input
-  and by output unit, that are not all zero; in a grouped convolution an input channel is its slice
-  of its own group; in a stack of layers each layer's units count), flops (2 per multiply-add of one
-  example, kernel dense; see `flops.py`). A layer called twice counts twice in flops, once elsewhere.
+  the layer that are 0, bias included), inputs_kept and outputs_kept (slices of the kernel, by
+  input and by output unit, that are not all zero; in a grouped convolution an input channel is its
+  slice of its own group; in a stack of layers each layer's units count), flops (2 per multiply-add
+  of one example, kernel dense; see `flops.py`). A layer called twice counts twice in flops, once
+  in the rest.
 
   Args:
     model: a Flax module. variables: with a collection 'params', arrays that can be read.
     example: array or `jax.ShapeDtypeStruct`, (1, ...): one example, with the batch axis.
     apply_kwargs: further arguments of `model.apply`, such as {'train': False}.
-  Raises: ValueError if `example` is not one example, or a kernel belongs to no layer that is called.
+  Raises: ValueError if `example` is not one example, or a kernel belongs to no layer that is
+    called.
   """
   if not example.shape or example.shape[0] != 1:
     raise ValueError(f'example has shape {tuple(example.shape)}; pass one example with its batch '
                      'axis, such as images[:1]')
   params = meta.unbox(variables.get('params', {}))
   calls, flops = _trace(model, variables, example, dict(apply_kwargs or {}))
-  rows, covered = [], set()
+  rows: list[dict[str, Any]] = []
+  covered: set[str] = set()
   for index, (path, (module, shape)) in enumerate(calls.items()):
     kernels = {(*layer, _kernel_name(own)): own
                for layer, own in _kernels(path, _at(params, path), module)}
@@ -57,9 +60,9 @@ def count_layers(model: nn.Module, variables: Mapping[str, Any], example: Any, *
       rows.append(_row('/'.join(layer), module, own, kernel, shape) | {'flops': share})
   missed = sorted(set(_kernel_paths(params)) - covered)
   if missed:
-    raise ValueError(f'kernels {", ".join(missed)} belong to no linear layer that this call applies; '
-                     'the sheet counts Dense, DenseGeneral, Conv, ConvTranspose, Embed and '
-                     'OptimizedLSTMCell: build the layer from one of these, or drop the kernel')
+    raise ValueError(f'kernels {", ".join(missed)} belong to no linear layer that this call '
+                     'applies; the sheet counts Dense, DenseGeneral, Conv, ConvTranspose, Embed '
+                     'and OptimizedLSTMCell: build the layer from one of these, or drop the kernel')
   return rows
 
 

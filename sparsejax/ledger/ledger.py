@@ -12,9 +12,9 @@ from typing import Any
 from sparsejax.codec.atomic import write_atomically
 from sparsejax.ledger.schema import KEYS, LAYER_KEYS, LEDGER_VERSION, Key
 
-ROUNDING = 4 * sys.float_info.epsilon      # of a float64 division and the multiplication that undoes it
-# ratio: (numerator, denominator)
-RATIOS = {
+ROUNDING = 4 * sys.float_info.epsilon   # of a float64 division and of the product that undoes it
+MEDIANS = tuple(key for key in KEYS if key.startswith('ms_') and f'{key}_upper_quartile' in KEYS)
+RATIOS = {      # ratio: (numerator, denominator)
     'compression_weights': ('weights_total', 'weights_kept'),
     'compression_parameters': ('parameters_dense', 'parameters_compact'),
     'compression_bytes': ('bytes_float32', 'bytes_file'),
@@ -129,7 +129,8 @@ def _contradictions(ledger: Mapping[str, Any]) -> list[str]:
   if ledger['ledger_version'] != LEDGER_VERSION:
     problems.append(f'ledger_version is {ledger["ledger_version"]}; give {LEDGER_VERSION}')
   if ledger['deployed_parameters'] not in ('raw', 'ema'):
-    problems.append(f"deployed_parameters is {ledger['deployed_parameters']!r}; give 'raw' or 'ema'")
+    problems.append(f'deployed_parameters is {ledger["deployed_parameters"]!r}; '
+                    "give 'raw' or 'ema'")
   problems += [f'simulated names {key!r}, which is no ledger key; give names out of KEYS'
                for key in ledger['simulated'] if key not in KEYS]
   for ratio, (above, below) in RATIOS.items():
@@ -140,7 +141,7 @@ def _contradictions(ledger: Mapping[str, Any]) -> list[str]:
     total = sum(row[key] for row in ledger['layers'])
     if total != ledger[key]:
       problems.append(f'{key} is {ledger[key]} but its layers sum to {total}; count them again')
-  for key in (key for key in KEYS if key.startswith('ms_') and key.endswith(('batch1', 'batch128'))):
+  for key in MEDIANS:
     lower, median, upper = (ledger[key + end] for end in ('_lower_quartile', '', '_upper_quartile'))
     if not 0 <= lower <= median <= upper:
       problems.append(f'{key} and its quartiles are out of order: {lower}, {median}, {upper}')

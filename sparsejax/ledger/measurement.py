@@ -1,4 +1,4 @@
-"""Sizes, operations, bytes and milliseconds of a dense network and of its compact form from a file."""
+"""Sizes, operations, bytes and milliseconds: a dense network and its compact form from a file."""
 from __future__ import annotations
 
 import hashlib
@@ -19,7 +19,7 @@ from sparsejax.ledger.timing import interleaved_milliseconds
 BATCH_SIZES = (1, 128)
 
 
-def measure(model: nn.Module, variables: Mapping[str, Any], compact_model: nn.Module,
+def measure(model: nn.Module, variables: dict[str, Any], compact_model: nn.Module,
             compact_variables: dict[str, Any], example_images: Any,
             file_path: str | os.PathLike[str], *,
             apply_kwargs: Mapping[str, Any] | None = None,
@@ -27,12 +27,12 @@ def measure(model: nn.Module, variables: Mapping[str, Any], compact_model: nn.Mo
             warmup: int = 3) -> dict[str, Any]:
   """Returns the size, flops, bytes, ms and difference keys of the ledger, and `layers`.
 
-  `compact_variables` are written to `file_path`, and all that is said of the compact network is said
-  of what was read back from there. Both sides are timed alike: jitted, weights as arguments. The
-  dense side is the deployed network with its zeros in place.
+  `compact_variables` are written to `file_path`, and all that is said of the compact network is
+  said of what was read back from there. Both sides are timed alike: jitted, weights as
+  arguments. The dense side is the deployed network with its zeros in place.
 
   Args:
-    model, variables: the deployed dense network; {'params': ..., and batch_stats or whatever it has}.
+    model, variables: the deployed dense network; {'params': ..., 'batch_stats': ...}.
     compact_model, compact_variables: the same function in a smaller network.
     example_images: (n, ...) float32; all of them are compared, and repeated to fill a batch of 128.
     file_path: the file to write; its folder must exist.

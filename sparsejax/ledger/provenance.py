@@ -23,7 +23,7 @@ def describe_run() -> dict[str, str | int]:
   threads = thread_count()
   return {
       'device': device(),
-      'threads': threads.count,
+      'threads': threads.number,
       'threads_source': threads.source,
       'jax_version': jax.__version__,
       'jaxlib_version': jaxlib.__version__,
@@ -37,7 +37,7 @@ def describe_run() -> dict[str, str | int]:
 
 
 def device() -> str:
-  """Backend, count and kind of JAX's devices, such as 'gpu: 1 x NVIDIA H100'; a CPU by its model."""
+  """Backend, count and kind of JAX's devices, as in 'gpu: 1 x NVIDIA H100'; a CPU by its model."""
   devices = jax.devices()
   kind = devices[0].device_kind
   if devices[0].platform == 'cpu':

@@ -1,4 +1,4 @@
-"""The keys of a ledger and what each means: one flat JSON object, lower-case keys, unit in the name.
+"""The keys of a ledger and what each means: a flat JSON object, lower-case keys, unit in the name.
 
 Version 1. A key is never removed or given another meaning within a version.
 """
@@ -57,14 +57,14 @@ _SIZE = {
     'weights_kept': Key(int, 'non-zero kernel entries of the deployed network, biases apart'),
     'compression_weights': Key(float, 'weights_total / weights_kept'),
     'compression_weights_denominator': Key(str, 'what the ratio is relative to'),
-    'architecture_kept': Key((list, int), 'kept outputs of convolutions, kept inputs of the others'),
+    'architecture_kept': Key((list, int), 'kept outputs of convolutions, kept inputs elsewhere'),
     'parameters_dense': Key(int, 'all entries of the parameters of the dense network'),
     'parameters_compact': Key(int, 'all entries of the parameters of the compact network'),
     'compression_parameters': Key(float, 'parameters_dense / parameters_compact'),
     'compression_parameters_denominator': Key(str, 'what the ratio is relative to'),
     'exact_zeros': Key(int, 'zero entries of the parameters of the deployed dense network'),
     'flops_dense': Key(int, '2 x multiply-adds of the linear layers, one example, dense network'),
-    'flops_compact': Key(int, '2 x multiply-adds of the linear layers, one example, compact network'),
+    'flops_compact': Key(int, 'the same of the compact network'),
     'bytes_float32': Key(int, 'bytes of the dense network in a plain float32 safetensors file'),
     'bytes_file': Key(int, 'bytes of the file the compact network was read back from'),
     'file_sha256': Key(str, 'checksum of that file, hexadecimal'),

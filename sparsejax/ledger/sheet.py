@@ -23,8 +23,9 @@ def table(ledger: Mapping[str, Any]) -> Group:
 
 def _heading(ledger):
   lines = [
-      f'{ledger["dataset"]}, {ledger["config"]}, seed {ledger["seed"]}, {ledger["epochs"]} epochs in '
-      f'{ledger["wall_seconds"]:.1f} s, {ledger["deployed_parameters"]} parameters',
+      f'{ledger["dataset"]}, {ledger["config"]}, seed {ledger["seed"]}, '
+      f'{ledger["epochs"]} epochs in {ledger["wall_seconds"]:.1f} s, '
+      f'{ledger["deployed_parameters"]} parameters deployed',
       f'{ledger["device"]}, {ledger["threads"]} threads, JAX {ledger["jax_version"]}, commit '
       f'{ledger["commit"]}, {ledger["time_utc"]}',
   ]
@@ -59,7 +60,8 @@ def _sizes(ledger):
                   escape(ledger[f'{ratio}_denominator']))
   sheet.add_row(_label(ledger, 'flops_compact', 'flops, one example'), f'{ledger["flops_dense"]:,}',
                 f'{ledger["flops_compact"]:,}', '', '')
-  sheet.add_row(_label(ledger, 'exact_zeros', 'exact zeros'), '', f'{ledger["exact_zeros"]:,}', '', '')
+  sheet.add_row(_label(ledger, 'exact_zeros', 'exact zeros'), '', f'{ledger["exact_zeros"]:,}',
+                '', '')
   sheet.add_row(_label(ledger, 'architecture_kept', 'architecture kept'), '',
                 '-'.join(map(str, ledger['architecture_kept'])), '', '')
   sheet.add_row('compact network against dense', '', f'{ledger["compact_relative_difference"]:.1e}',
@@ -84,8 +86,8 @@ def _layers(ledger):
   for row in ledger['layers']:
     sheet.add_row(escape(row['layer'] or '(model)'), row['kind'],
                   ' x '.join(map(str, row['kernel_shape'])), f'{row["weights_kept"]:,}',
-                  f'{row["weights_total"]:,}', f'{row["inputs_kept"]:,}', f'{row["outputs_kept"]:,}',
-                  f'{row["exact_zeros"]:,}', f'{row["flops"]:,}')
+                  f'{row["weights_total"]:,}', f'{row["inputs_kept"]:,}',
+                  f'{row["outputs_kept"]:,}', f'{row["exact_zeros"]:,}', f'{row["flops"]:,}')
   return sheet
 
 

@@ -11,8 +11,8 @@ import numpy as np
 
 
 class Threads(NamedTuple):
-  """`count` threads, as `source` says."""
-  count: int
+  """`number` threads, as `source` says."""
+  number: int
   source: str
 
 

@@ -15,7 +15,8 @@ def two_class(*confidences):
 def test_scores_by_hand():
   logits, labels = two_class(0.9, 0.6, 0.2), np.array([0, 1, 1])
   assert ledger.error_percent(logits, labels) == pytest.approx(100 / 3, rel=1e-14)
-  assert ledger.nll_nats(logits, labels) == pytest.approx(-np.log([0.9, 0.4, 0.8]).mean(), rel=1e-14)
+  nll = -np.log([0.9, 0.4, 0.8]).mean()
+  assert ledger.nll_nats(logits, labels) == pytest.approx(nll, rel=1e-14)
   assert ledger.brier_score(logits, labels) == pytest.approx(
       2 * np.mean([0.1**2, 0.6**2, 0.2**2]), rel=1e-13)
   # confidences .9 (right), .6 (wrong), .8 (right): with 4 bins (.5, .75] and (.75, 1].

@@ -1,7 +1,7 @@
 """Counts against the ones trick, XLA's own analysis, and networks counted by hand.
 
-The ones trick: with every input and kernel entry 1 and no bias, each product is 1, so the sum of the
-outputs is the number of multiply-adds.
+The ones trick: with every input and kernel entry 1 and no bias, each product is 1, so the sum of
+the outputs is the number of multiply-adds.
 """
 import flax.linen as nn
 import jax
@@ -229,7 +229,7 @@ def test_a_scanned_stack_counts_each_of_its_layers():
 
 
 class Branch(nn.Module):
-  """Two equal jitted, rematerialised layers and one under vmap; equal shapes share a trace cache."""
+  """Jitted, rematerialised and vmapped layers; equal shapes share a trace cache."""
 
   @nn.compact
   def __call__(self, x):

@@ -68,7 +68,7 @@ def test_each_batch_has_its_size_and_weights_are_arguments(pair, tmp_path, monke
 
   def untimed(functions, repeats, warmup):
     seen.append({name: function().shape for name, function in functions.items()})
-    return {name: {'median': 1.0, 'lower_quartile': 1.0, 'upper_quartile': 1.0} for name in seen[-1]}
+    return dict.fromkeys(seen[-1], {'median': 1, 'lower_quartile': 1, 'upper_quartile': 1})
 
   monkeypatch.setattr(measurement, 'interleaved_milliseconds', untimed)
   ledger.measure(*pair, tmp_path / 'net', apply_kwargs={'train': False})

@@ -18,7 +18,8 @@ def test_the_sheet_shows_the_numbers(whole):
   for piece in ('digits/net.py', 'seed 3', 'test error', '33.33 %', '2.50 %', 'nats',
                 '1.9x', 'kernel entries of the dense network, biases apart',
                 'plain float32 safetensors file', f'{whole["bytes_file"]:,}', '2-2-4',
-                '3 x 3 x 1 x 4', 'median of 3', f'{whole["ms_dense_batch128"]:.3f} (', whole['device']):
+                '3 x 3 x 1 x 4', 'median of 3', f'{whole["ms_dense_batch128"]:.3f} (',
+                whole['device']):
     assert piece in text, piece
   assert 'simulated' not in text
 
