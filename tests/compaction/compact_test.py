@@ -10,6 +10,8 @@ import pytest
 
 from sparsejax.compaction import Coupling, Read, compact, slice_like
 from sparsejax.models import MLP, ConvNet, LeNet5Caffe
+from sparsejax.regulariser import partition
+from sparsejax.regularisers.hard_concrete import l0_hard_concrete
 
 KEY = jax.random.key(0)
 
@@ -30,7 +32,9 @@ def randomised(model, shape, seed=0):
 
 
 def logits_of(model, variables, x):
-  return np.asarray(jax.jit(model.apply)(variables, x))
+  """Compiled without optimisation, which would take longer than the run."""
+  fast = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}
+  return np.asarray(jax.jit(model.apply, compiler_options=fast)(variables, x))
 
 
 def killed(variables, seed, columns=0.4, rows=0.3, entries=0.2, keep_bias=True):
@@ -114,7 +118,8 @@ def test_a_dense_network_stays_as_it_is(name):
 
 def chain():
   """MLP 3-3-3-2-1 of ones, so that every number below can be followed by hand."""
-  ones = lambda i, o: {'kernel': np.ones((i, o), np.float32), 'bias': np.zeros(o, np.float32)}
+  def ones(i, o):
+    return {'kernel': np.ones((i, o), np.float32), 'bias': np.zeros(o, np.float32)}
   return MLP((3, 3, 2), classes=1), {'params': {'dense0': ones(3, 3), 'dense1': ones(3, 3),
                                                 'dense2': ones(3, 2), 'head': ones(2, 1)}}
 
@@ -384,3 +389,27 @@ def test_trained_biases_take_the_folds_that_compact_reports():
     trained[layer][leaf] = trained[layer][leaf] + delta
   x = images(shape)
   check_same_function(model, variables, result._replace(variables={'params': trained}), x)
+
+
+def test_tied_gates_are_cut_with_their_filters():
+  """Gates from the couplings kill filters outright, and what is left of them is the same network."""
+  model, shape = MODELS['lenet5']
+  variables = randomised(model, shape)
+  rows = {coupling.name: coupling for coupling in model.couplings(variables)}
+  regulariser = partition(**{name: (rows[name].leaves('writes'), l0_hard_concrete(
+      1.0, axis=rows[name].gate_axes('writes'), tied=True)) for name in ('conv0', 'conv1')},
+      dense=('dense/kernel', l0_hard_concrete(1.0, axis=-2)))
+  params, state = regulariser.init(KEY, variables['params'])
+  rng = np.random.default_rng(0)
+  for name in ('conv0', 'conv1', 'dense'):         # gates are 0 below -2.4
+    params[name]['log_alpha'] = jax.tree.map(lambda a: 4 * rng.standard_normal(a.shape) - 1,
+                                             params[name]['log_alpha'])
+  weights = jax.device_get(regulariser.weights(params, state))
+  result = compact(model, {'params': weights})
+  assert result.model.widths[0] < 6 and result.model.widths[1] < 8 and result.model.kept_flat
+  assert not result.kept.added                     # the bias is gated too: nothing is emitted
+  check_same_function(model, {'params': weights}, result, images(shape))
+  again = regulariser.weights(slice_like(params, result.kept), slice_like(state, result.kept))
+  # one float32 rounding apart: the sliced gates are computed in arrays of another length
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=0), again,
+               result.variables['params'])

@@ -74,7 +74,8 @@ def test_fold_through_dense():
 
 def test_gate_axes_of_a_flatten_are_those_of_tied_gates():
   model = LeNet5Caffe((4, 6, 5))
-  variables = model.init(jax.random.key(0), jnp.zeros((1, 20, 20, 1)))
+  image = jnp.zeros((1, 20, 20, 1))
+  variables = jax.eval_shape(model.init, jax.random.key(0), image)
   conv1 = {c.name: c for c in model.couplings(variables)}['conv1']
   assert conv1.gate_axes() == {'conv1/kernel': -1, 'conv1/bias': -1, 'dense/kernel': (-2, 4)}
   assert conv1.gate_axes('reads') == {'dense/kernel': (-2, 4)}

@@ -1,5 +1,7 @@
 """ConvNet against a NumPy forward pass."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,10 +16,13 @@ def images(shape=(3, 8, 9, 2)):
   return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
 
 
-def randomised(variables):
+def randomised(model, x):
   rng = np.random.default_rng(1)
-  draw = lambda a: np.asarray(a) + 0.3 * rng.random(a.shape).astype('f')
-  return jax.tree.map(draw, variables)
+  shapes = jax.eval_shape(model.init, KEY, x)
+  variables = jax.tree.map(lambda a: 0.3 * rng.standard_normal(a.shape).astype('f'), shapes)
+  variables['batch_stats'] = jax.tree.map(lambda a: np.abs(a) + np.float32(0.5),
+                                          variables['batch_stats'])
+  return variables
 
 
 def same_conv(x, kernel):
@@ -47,7 +52,7 @@ def reference(variables, x, pool_after=(0, 1), train=False):
 ])
 def test_matches_numpy(options):
   model, x = ConvNet((3, 4), **options), images()
-  variables = randomised(jax.jit(model.init)(KEY, x))
+  variables = randomised(model, x)
   assert ('bias' in variables['params']['conv0']) == options.get('conv_bias', True)
   expected = reference(variables, x, options.get('pool_after', (0, 1)))
   # 1e-5 of the largest logit: float32 sums of at most a few dozen terms
@@ -57,8 +62,9 @@ def test_matches_numpy(options):
 
 def test_training_mode_uses_and_updates_statistics():
   model, x = ConvNet((3, 4)), images()
-  variables = randomised(jax.jit(model.init)(KEY, x))
-  logits, new = model.apply(variables, x, train=True, mutable=['batch_stats'])
+  variables = randomised(model, x)
+  train = jax.jit(functools.partial(model.apply, train=True, mutable=['batch_stats']))
+  logits, new = train(variables, x)
   expected = reference(variables, x, train=True)
   np.testing.assert_allclose(logits, expected, rtol=0, atol=3e-5 * np.abs(expected).max())
   p = variables['params']['conv0']
@@ -71,14 +77,16 @@ def test_training_mode_uses_and_updates_statistics():
 def test_bias_maps_start_at_zero_with_the_shape_of_the_image():
   plain, mapped = ConvNet((3, 4)), ConvNet((3, 4), bias_maps=(1,))
   x = images()
-  params = mapped.init(KEY, x)['params']
-  assert set(params) - set(plain.init(KEY, x)['params']) == {'bias_map1'}
+  params = jax.jit(mapped.init)(KEY, x)['params']
+  without = jax.eval_shape(plain.init, KEY, x)['params']
+  assert set(params) - set(without) == {'bias_map1'}
   assert params['bias_map1'].shape == (4, 4, 4) and not params['bias_map1'].any()
 
 
 def test_intermediates_are_named_by_layer():
   model, x = ConvNet((3, 4)), images()
-  _, sown = model.apply(model.init(KEY, x), x, mutable=['intermediates'])
+  sow = functools.partial(model.apply, mutable=['intermediates'])
+  _, sown = jax.eval_shape(sow, randomised(model, x), x)
   shapes = {name: value.shape for name, (value,) in sown['intermediates'].items()}
   assert shapes == {'conv0_out': (3, 4, 4, 3), 'conv1_out': (3, 2, 2, 4)}
 
