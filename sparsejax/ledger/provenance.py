@@ -32,7 +32,7 @@ def describe_run() -> dict[str, str | int]:
       'numpy_version': np.__version__,
       'python_version': platform.python_version(),
       'commit': commit(),
-      'time_utc': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
+      'time_utc': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
   }
 
 

@@ -92,8 +92,8 @@ def _layers(ledger):
 
 
 def _label(ledger, key, text):
-  """`text` as markup, marked if `key` is simulated."""
-  return escape(text) + (' [bold](simulated)[/bold]' if key in ledger['simulated'] else '')
+  """`text`, which holds no brackets, marked if `key` is simulated."""
+  return text + (' [bold](simulated)[/bold]' if key in ledger['simulated'] else '')
 
 
 def _table(title, first, *others):

@@ -132,11 +132,12 @@ def test_kept_slices_of_a_dense_layer_by_hand():
 
 
 def test_kept_slices_of_convolutions():
-  kernel = np.zeros((3, 3, 2, 6), np.float32)            # 2 groups: 4 inputs, 6 outputs
-  kernel[0, 1, 0, 1] = kernel[2, 2, 0, 4] = 1            # input 0 of either group
+  kernel = np.zeros((3, 3, 2, 6), np.float32)            # groups: inputs 01, 23; outputs 012, 345
+  kernel[0, 1, 0, 1] = kernel[2, 2, 1, 2] = kernel[0, 0, 1, 0] = kernel[1, 1, 1, 4] = 1
   layer = nn.Conv(6, (3, 3), feature_group_count=2, use_bias=False)
   [row] = ledger.count_layers(layer, {'params': {'kernel': kernel}}, np.ones((1, 5, 5, 4), 'f4'))
-  assert (row['inputs_kept'], row['outputs_kept'], row['weights_kept']) == (2, 2, 2)
+  # Inputs 0, 1 and 3 are read, outputs 0, 1, 2 and 4 are written.
+  assert (row['inputs_kept'], row['outputs_kept'], row['weights_kept']) == (3, 4, 4)
   kernel = np.zeros((2, 2, 6, 3), np.float32)            # (out, in), as transpose_kernel has it
   kernel[:, :, 4, :] = 1
   layer = nn.ConvTranspose(6, (2, 2), transpose_kernel=True, use_bias=False)

@@ -82,7 +82,7 @@ def test_describe_run_fills_keys_of_the_ledger_with_their_types():
   assert run['jax_version'] == jax.__version__
   assert run['device'].startswith(f'{jax.default_backend()}: {jax.device_count()} x ')
   assert re.fullmatch(r'3\.\d+\.\d+\S*', run['python_version'])
-  age = datetime.datetime.now(datetime.timezone.utc) - datetime.datetime.fromisoformat(
+  age = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(
       run['time_utc'])
   assert datetime.timedelta(seconds=-2) < age < datetime.timedelta(minutes=5)
 
