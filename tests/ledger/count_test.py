@@ -131,13 +131,24 @@ def test_kept_slices_of_a_dense_layer_by_hand():
   assert all(type(value) in (int, str, list) for value in row.values())
 
 
-def test_kept_slices_of_convolutions():
-  kernel = np.zeros((3, 3, 2, 6), np.float32)            # groups: inputs 01, 23; outputs 012, 345
-  kernel[0, 1, 0, 1] = kernel[2, 2, 1, 2] = kernel[0, 0, 1, 0] = kernel[1, 1, 1, 4] = 1
-  layer = nn.Conv(6, (3, 3), feature_group_count=2, use_bias=False)
-  [row] = ledger.count_layers(layer, {'params': {'kernel': kernel}}, np.ones((1, 5, 5, 4), 'f4'))
-  # Inputs 0, 1 and 3 are read, outputs 0, 1, 2 and 4 are written.
-  assert (row['inputs_kept'], row['outputs_kept'], row['weights_kept']) == (3, 4, 4)
+@pytest.mark.parametrize('groups', [1, 2, 3])
+def test_kept_channels_of_grouped_convolutions_by_loops(groups):
+  rng = np.random.default_rng(groups)
+  inputs, outputs = 12, 18
+  per_input, per_output = inputs // groups, outputs // groups
+  kernel = (rng.random((2, 2, per_input, outputs)) < 0.02).astype(np.float32)
+  read, written = set(), set()
+  for *_, i, o in np.argwhere(kernel):
+    read.add((o // per_output) * per_input + i)          # output o sees the inputs of its group
+    written.add(o)
+  layer = nn.Conv(outputs, (2, 2), feature_group_count=groups, use_bias=False)
+  [row] = ledger.count_layers(layer, {'params': {'kernel': kernel}},
+                              np.ones((1, 5, 5, inputs), np.float32))
+  assert (row['inputs_kept'], row['outputs_kept']) == (len(read), len(written))
+  assert len(read) < inputs and len(written) < outputs
+
+
+def test_kept_slices_of_a_transposed_kernel():
   kernel = np.zeros((2, 2, 6, 3), np.float32)            # (out, in), as transpose_kernel has it
   kernel[:, :, 4, :] = 1
   layer = nn.ConvTranspose(6, (2, 2), transpose_kernel=True, use_bias=False)
