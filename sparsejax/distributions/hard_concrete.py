@@ -23,7 +23,7 @@ and still 1e-7 at beta = 10 or at limits of -1e-4 and 1 + 1e-4.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -81,14 +81,14 @@ class HardConcrete(dist.Distribution):
     ValueError: where arguments are validated, for a temperature or limits out of range.
   """
 
-  arg_constraints = {
+  arg_constraints: ClassVar[dict[str, Any]] = {
       'log_alpha': constraints.real,
       'beta': constraints.positive,
       'gamma': constraints.less_than(0.0),
       'zeta': constraints.greater_than(1.0),
   }
   support = _ClosedUnitInterval()
-  reparametrized_params = ['log_alpha', 'beta', 'gamma', 'zeta']
+  reparametrized_params: ClassVar[list[str]] = ['log_alpha', 'beta', 'gamma', 'zeta']
 
   def __init__(self, log_alpha: ArrayLike, beta: ArrayLike = BETA, gamma: ArrayLike = GAMMA,
                zeta: ArrayLike = ZETA, *, validate_args: bool | None = None):

@@ -7,7 +7,7 @@ arXiv:1701.05369. Its posterior is NumPyro's own Normal(theta, exp(log_sigma2 / 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ class ImproperLogUniform(dist.Distribution):
     batch_shape: shape of independent weights. The event is a scalar.
   """
 
-  arg_constraints: dict[str, Any] = {}
+  arg_constraints: ClassVar[dict[str, Any]] = {}
   support = constraints.real
 
   def __init__(self, batch_shape: tuple[int, ...] = (), *, validate_args: bool | None = None):
