@@ -3,6 +3,8 @@ import jax
 import pytest
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+# Most of a test's time is compilation; the tests ask for right numbers, not for fast ones.
+jax.config.update('jax_disable_most_optimizations', True)
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,221 @@
+"""The table of methods and the laws on each row; a new method adds one row."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy import integrate, special, stats
+
+import sparsejax
+from sparsejax import testing
+from sparsejax.paths import flatten
+from sparsejax.testing import check_regulariser, example_weights
+
+# --- oracles: penalties in nats, in NumPy, from the papers' formulas -------------------------------
+
+
+def l0_oracle(axis, tied=False):
+  """Louizos et al. 2018, eq. 12 and the activity-weighted L2 term."""
+  def oracle(params, state):
+    shift = 2 / 3 * math.log(0.1 / 1.1)
+    total = 0.0
+    gates = {path: a.reshape(-1) for path, a in flatten(params['log_alpha']).items()}
+    for path, w in flatten(params['weight']).items():
+      log_alpha = next(iter(gates.values())) if tied else gates[path]
+      rows = np.moveaxis(w, axis, 0).reshape(w.shape[axis], -1)
+      for a, row in zip(log_alpha, rows):
+        in_use = 1 / (1 + math.exp(-(a - shift)))
+        total += in_use * state['strength'] * row.size
+        total += in_use * 0.5 * float(state.get('l2', 0.0)) * (row**2).sum()
+    return total
+  return oracle
+
+
+def exact_kl(log_alpha):
+  """KL from the log-uniform prior by the Poisson mixture of digammas, in float64."""
+  rate = 0.5 * np.exp(-np.reshape(log_alpha, (-1, 1)))
+  j = np.arange(2000)
+  return 0.5 * (np.euler_gamma + 2 * math.log(2)
+                + (stats.poisson.pmf(j, rate) * special.digamma(j + 0.5)).sum(1))
+
+
+def approximate_kl(log_alpha):
+  """Eq. 14 of Molchanov et al. 2017."""
+  s = 1 / (1 + np.exp(-(1.8732 + 1.48695 * log_alpha)))
+  return 0.63576 - 0.63576 * s + 0.5 * np.log1p(np.exp(-log_alpha))
+
+
+def vd_oracle(kl):
+  def oracle(params, state):
+    total = 0.0
+    for theta, log_sigma2 in zip(flatten(params['theta']).values(),
+                                 flatten(params['log_sigma2']).values()):
+      total += kl(np.clip(log_sigma2 - np.log(theta**2 + 1e-8), -8, 8)).sum()
+    return state['strength'] * total
+  return oracle
+
+
+def group_lasso_oracle(axis):
+  def oracle(params, state):
+    total = 0.0
+    for w in flatten(params).values():
+      rows = np.moveaxis(w, axis, 0).reshape(w.shape[axis], -1)
+      total += sum(math.sqrt(row.size) * np.linalg.norm(row) for row in rows)
+    return state['strength'] * total
+  return oracle
+
+
+def l1_oracle(params, state):
+  return state['strength'] * sum(np.abs(w).sum() for w in flatten(params).values())
+
+
+def decay_oracle(params, state):
+  return 0.5 * state['strength'] * sum((w**2).sum() for w in flatten(params).values())
+
+
+def no_cost(params, state):
+  del params, state
+  return 0.0
+
+
+TIED = {'dense0/kernel': -1, 'conv/kernel': -1}
+METHODS = {
+    'l0': (sparsejax.l0_hard_concrete(0.1), l0_oracle(-2)),
+    'l0_l2_output': (sparsejax.l0_hard_concrete(0.1, l2=0.7, axis=-1), l0_oracle(-1)),
+    'l0_example': (sparsejax.l0_hard_concrete(0.1, per='example'), l0_oracle(-2)),
+    'l0_scheduled': (sparsejax.l0_hard_concrete(optax.linear_schedule(0.1, 1.0, 5)), l0_oracle(-2)),
+    'vd_local': (sparsejax.sparse_variational_dropout(), vd_oracle(approximate_kl)),
+    'vd_weight': (sparsejax.sparse_variational_dropout(noise='weight'), vd_oracle(approximate_kl)),
+    'vd_clipped': (sparsejax.sparse_variational_dropout(0.5, clip_variance=True),
+                   vd_oracle(approximate_kl)),
+    'vd_exact': (sparsejax.sparse_variational_dropout(kl='exact', init_log_sigma2=-3.0),
+                 vd_oracle(exact_kl)),
+    'magnitude': (sparsejax.magnitude_pruning(0.5, every=3), no_cost),
+    'magnitude_gradual': (sparsejax.magnitude_pruning(
+        sparsejax.cubic_sparsity(0.8, 0, 8), every=2, allocation='global'), no_cost),
+    'magnitude_erk': (sparsejax.magnitude_pruning(0.5, allocation='erk', granularity='column'),
+                      no_cost),
+    'magnitude_block': (sparsejax.magnitude_pruning(0.5, granularity=(2, 2)), no_cost),
+    'magnitude_2_4': (sparsejax.magnitude_pruning(0.5, granularity='2:4'), no_cost),
+    'l1': (sparsejax.l1(0.3), l1_oracle),
+    'group_lasso': (sparsejax.group_lasso(0.3, axis=-2), group_lasso_oracle(-2)),
+    'weight_decay': (sparsejax.weight_decay(0.3), decay_oracle),
+    'dropout': (sparsejax.dropout(0.5), no_cost),
+    'dropout_batch': (sparsejax.dropout(0.5, per='batch', axis=-1), no_cost),
+}
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_laws(name):
+  method, oracle = METHODS[name]
+  # float32 sums of some 300 terms against float64
+  check_regulariser(method, oracle=oracle, oracle_tolerance=2e-5)
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_bfloat16_stays(name):
+  method, key = METHODS[name][0], jax.random.key(0)
+  weights = example_weights(key, jnp.bfloat16)
+  params, state = method.init(key, weights)
+  testing.check_shapes(method, weights, params, state, key)
+  for path, leaf in flatten(params).items():
+    # What a method adds (variances, gates) is float32 whatever the weights are.
+    added = path.startswith(('log_alpha', 'log_sigma2'))
+    assert leaf.dtype == (jnp.float32 if added else jnp.bfloat16), path
+
+
+@pytest.mark.debug_nans
+@pytest.mark.parametrize('name', METHODS)
+def test_gradients_make_no_nan_on_the_way(name):
+  method, _ = METHODS[name]
+  weights = jax.tree.map(jnp.zeros_like, example_weights(jax.random.key(1)))
+  params, state = method.init(jax.random.key(0), weights)
+
+  def loss(params):
+    drawn = method.weights(params, state, jax.random.key(1))
+    floats = [leaf for leaf in jax.tree.leaves(drawn) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return sum(leaf.sum() for leaf in floats) + method.penalty(params, state, jax.random.key(1))
+  jax.block_until_ready(jax.jit(jax.grad(loss))(params))
+
+
+def test_partition_obeys_the_laws():
+  rules = {'gates': ('dense0/kernel', METHODS['l0'][0]),
+           'noise': ('conv/kernel', METHODS['vd_local'][0])}
+
+  def oracle(params, state):
+    return (l0_oracle(-2)(params['gates'], state['gates'])
+            + vd_oracle(approximate_kl)(params['noise'], state['noise']))
+  check_regulariser(sparsejax.partition(**rules), oracle=oracle, oracle_tolerance=2e-5)
+
+
+def test_tied_gates_obey_the_laws():
+  weights = example_weights(jax.random.key(2))
+  del weights['head']
+  method = sparsejax.l0_hard_concrete(0.1, l2=0.2, axis=TIED, tied=True)
+  check_regulariser(method, weights, oracle=l0_oracle(-1, tied=True), oracle_tolerance=2e-5)
+
+
+@pytest.mark.parametrize('name', ['l0', 'l0_example', 'vd_local', 'magnitude', 'group_lasso'])
+def test_stacked_obeys_the_laws(name):
+  weights = {'layers': {'kernel': jax.random.normal(jax.random.key(0), (3, 8, 4))}}
+  method, oracle = METHODS[name]
+
+  def each_layer(params, state):
+    return sum(oracle(*jax.tree.map(lambda leaf: leaf[i], (params, state))) for i in range(3))
+  check_regulariser(sparsejax.stacked(method), weights, oracle=each_layer, oracle_tolerance=2e-5)
+
+
+# One row of each method; the variants of a method share its params.
+CHAINED = ['l0', 'l0_example', 'vd_local', 'vd_weight', 'magnitude', 'l1', 'group_lasso',
+           'weight_decay', 'dropout']
+
+
+@pytest.mark.parametrize('outer', CHAINED)
+def test_chain_of_any_two_rows_is_finite_or_refused_by_name(outer):
+  weights = example_weights(jax.random.key(3))
+  key = jax.random.key(4)
+  for inner in CHAINED:
+    a, b = METHODS[outer][0], METHODS[inner][0]
+    try:
+      both = sparsejax.chain(a, b)
+      params, state = both.init(key, weights)
+
+      def loss(params, both=both, state=state):
+        drawn = both.weights(params, state, key)
+        floats = [x for x in jax.tree.leaves(drawn) if jnp.issubdtype(x.dtype, jnp.floating)]
+        return sum(x.astype(jnp.float32).sum() for x in floats) + both.penalty(params, state, key)
+      grads = jax.grad(loss)(params)
+      params, state = both.update(params, state, step=0, key=key)
+    except ValueError as error:
+      named = any(word in str(error) for word in ('chain', 'axis', 'divide', 'granularity'))
+      assert named, f'{outer} on {inner}: {error}'
+      continue
+    for leaf in jax.tree.leaves((grads, params)):
+      assert np.all(np.isfinite(leaf)), f'{outer} on {inner}'
+
+
+def test_check_regulariser_names_a_broken_law():
+  good = sparsejax.l1(0.1)
+
+  def doubled(params, state, key=None):
+    return {name: tree for name, tree in good.weights(params, state, key).items()
+            if name != 'head'}
+  with pytest.raises(AssertionError, match='law 1'):
+    check_regulariser(good._replace(weights=doubled))
+  with pytest.raises(AssertionError, match='law 3'):
+    check_regulariser(good._replace(penalty=lambda p, s, key=None: jnp.sqrt(
+        sum(jnp.square(w).sum() for w in jax.tree.leaves(p)))))
+  with pytest.raises(AssertionError, match='law 4'):
+    check_regulariser(good, oracle=lambda p, s: 2 * l1_oracle(p, s))
+
+
+@pytest.mark.parametrize('log_alpha', [-3.0, 0.0, 3.0])
+def test_exact_kl_oracle_agrees_with_quadrature(log_alpha):
+  scale = math.exp(log_alpha / 2)
+  mean, _ = integrate.quad(lambda e: math.log(abs(1 + scale * e)) * stats.norm.pdf(e), -12, 12,
+                           points=[-1 / scale], limit=200)
+  wanted = -0.5 * log_alpha + mean + 0.5 * (np.euler_gamma + math.log(2))
+  np.testing.assert_allclose(exact_kl(log_alpha), wanted, rtol=1e-5)
