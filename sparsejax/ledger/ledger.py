@@ -110,6 +110,8 @@ def _key_problems(values: Mapping[str, Any], keys: Mapping[str, Key], where: str
 
 def _type_problem(value: Any, key: Key) -> str | None:
   kind = key.type
+  if value is None and key.optional:
+    return None
   if isinstance(kind, tuple):
     if not isinstance(value, list):
       return f'is a {type(value).__name__}; give a list of {kind[1].__name__}'

@@ -10,9 +10,13 @@ LEDGER_VERSION = 1
 
 
 class Key(NamedTuple):
-  """Type of a value, (list, type of an item) for lists, and its meaning with the unit."""
+  """Type of a value, (list, type of an item) for lists, and its meaning with the unit.
+
+  `optional` values may be null, where what they measure does not exist.
+  """
   type: type | tuple[type, type]
   meaning: str
+  optional: bool = False
 
 
 KERNEL_DENOMINATOR = 'kernel entries of the dense network, biases apart'
@@ -44,7 +48,8 @@ _RUN = {
 }
 
 _QUALITY = {
-    'validation_error_percent': Key(float, 'error on the validation set, percent'),
+    'validation_error_percent': Key(
+        float, 'error on the validation set, percent; null where nothing was held out', True),
     'selected_by': Key(str, 'what chose this network among its epochs or siblings'),
     'test_error_percent': Key(float, 'error of the deployed network on the test set, percent'),
     'test_nll_nats': Key(float, 'mean negative log-likelihood, nats per test example'),

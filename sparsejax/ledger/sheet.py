@@ -45,7 +45,8 @@ def _quality(ledger):
       ('test_brier', 'test Brier score', '{:.4f}', '0 to 2'),
   )
   for key, name, form, meaning in rows:
-    sheet.add_row(_label(ledger, key, name), form.format(ledger[key]), escape(meaning))
+    value = 'none held out' if ledger[key] is None else form.format(ledger[key])
+    sheet.add_row(_label(ledger, key, name), value, escape(meaning))
   return sheet
 
 

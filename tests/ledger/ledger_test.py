@@ -23,8 +23,8 @@ def test_every_missing_key_is_named(whole):
 
 
 def test_every_wrong_type_is_named(whole):
-  for key in ledger.KEYS:
-    for wrong in (None, True, np.float32(1), {'a': 1}, (1, 2)):
+  for key, entry in ledger.KEYS.items():
+    for wrong in (() if entry.optional else (None,)) + (True, np.float32(1), {'a': 1}, (1, 2)):
       with pytest.raises(ValueError, match=rf'\b{key} is a {type(wrong).__name__}'):
         ledger.validate(whole | {key: wrong})
 
@@ -132,3 +132,9 @@ def test_keys_are_lower_case_flat_and_hold_what_is_promised():
   assert set(promised) <= set(ledger.KEYS)
   for key, entry in (ledger.KEYS | ledger.LAYER_KEYS).items():
     assert re.fullmatch('[a-z][a-z0-9_]*', key) and entry.meaning
+
+
+def test_validation_error_is_null_where_nothing_was_held_out(whole):
+  ledger.validate(whole | {'validation_error_percent': None})
+  with pytest.raises(ValueError, match='test_error_percent'):
+    ledger.validate(whole | {'test_error_percent': None})
