@@ -172,12 +172,16 @@ def l0_hard_concrete(
   return Regulariser(init, weights, penalty, update)
 
 
-def expected_weights(params: Tree, state: Tree, axis: AxisLike = -2, tied: bool = False) -> Array:
-  """Returns the expected number of weights in use, sum over gates of |g| P(z != 0)."""
+def expected_weights(params: Tree, state: Tree, axis: AxisLike = -2, tied: bool = False,
+                     gamma: float = GAMMA, zeta: float = ZETA) -> Array:
+  """Returns the expected number of weights in use, sum over gates of |g| P(z != 0).
+
+  axis, tied, gamma and zeta are those of the rule.
+  """
   places = place_gates(params['weight'], axis, tied)
   log_alpha = flatten(params['log_alpha'])
   return sum((
       leaf.size // places[path].units
-      * nonzero_probability(log_alpha[places[path].home], state['beta']).sum()
+      * nonzero_probability(log_alpha[places[path].home], state['beta'], gamma, zeta).sum()
       for path, leaf in flatten(params['weight']).items()
   ), jnp.zeros(()))
