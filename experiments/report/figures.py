@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import matplotlib
 import numpy as np
-from matplotlib import ticker
+from matplotlib import colors, ticker
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 BLUE, ORANGE, GREEN, VERMILLION = '#0072b2', '#e69f00', '#009e73', '#d55e00'
 PALETTE = (BLUE, ORANGE, GREEN, '#cc79a7', '#56b4e9', VERMILLION)
 GREY = '#b8b8b8'            # what is pruned
+ZERO = '#cccccc'            # an exact zero in an image
 DOTS_PER_INCH = 130
 
 
@@ -37,6 +38,7 @@ class Plot(NamedTuple):
 def new_figure(width: float, height: float) -> Figure:
   """Returns an empty figure with the Agg canvas; sizes in inches."""
   figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout='constrained')
+  figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
   FigureCanvasAgg(figure)
   return figure
 
@@ -69,8 +71,10 @@ def tidy(axes: Axes, title: str = '', x: str = '', y: str = '') -> None:
 def log_ticks(axis: Axis) -> None:
   """Plain numbers at 1, 2, 5 of each decade, or at 1 where there are more than two decades."""
   low, high = axis.get_view_interval()
-  subs = (1,) if high > 100 * low else (1, 2, 5)
-  axis.set_major_locator(ticker.LogLocator(subs=subs, numticks=12))
+  wide = high > 100 * low
+  axis.set_major_locator(ticker.LogLocator(subs=(1,) if wide else (1, 2, 5), numticks=12))
+  if wide:
+    axis.set_minor_locator(ticker.NullLocator())
   axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f'{value:,.6g}'))
   axis.set_minor_formatter(ticker.NullFormatter())
 
@@ -82,13 +86,15 @@ def log_if_wide(axes: Axes, values: np.ndarray, factor: float = 10) -> None:
     axes.set_yscale('log')
     log_ticks(axes.yaxis)
   elif values.size:
-    axes.set_ylim(bottom=min(0, values.min()))
+    low, high = min(0.0, values.min()), max(0.0, values.max())
+    axes.set_ylim(low - 0.05 * (high - low) * (low < 0), high + 0.05 * (high - low) + 1e-9)
+    axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f'{value:,.6g}'))
 
 
 def painted(values: np.ndarray, colours: str, low: float, high: float) -> np.ndarray:
   """Returns RGBA for `values`: exact zeros grey, NaN white, the rest by the map of that name."""
   map_ = matplotlib.colormaps[colours]
   rgba = map_(np.clip((np.nan_to_num(values) - low) / (high - low), 0, 1))
-  rgba[values == 0] = (0.8, 0.8, 0.8, 1)
+  rgba[values == 0] = colors.to_rgba(ZERO)
   rgba[np.isnan(values)] = 1
   return rgba

@@ -60,10 +60,11 @@ def _gates(run: Run, rule: str) -> Plot:
   leaves = flatten(run.params[rule]['log_alpha'])
   gates = deployed_gates(run, rule)
   figure, all_axes = _panels(len(leaves))
+  span = _span(leaves, boundary)
   for axes, path in zip(all_axes, _ordered(run, leaves), strict=True):
     kept = int(np.count_nonzero(gates[path]))
-    _histogram(axes, leaves[path], boundary, f'{path}\n{kept:,} of {gates[path].size:,} gates kept',
-               'log_alpha', 'gates')
+    _histogram(axes, leaves[path], boundary, span,
+               f'{path}\n{kept:,} of {gates[path].size:,} gates kept', 'log_alpha', 'gates')
   _legend(figure, all_axes[0], f'boundary {boundary:.3f}')
   return Plot(f'gates_{rule}', f'Gates of the rule `{rule}`',
               f'The location log_alpha of each hard-concrete gate; left of {boundary:.3f} = '
@@ -81,12 +82,14 @@ def _log_alpha(run: Run, rule: str) -> Plot:
   leaves = {path: np.asarray(leaf)
             for path, leaf in flatten(variational_dropout.log_alphas(params)).items()}
   figure, all_axes = _panels(len(leaves))
+  span = _span(leaves, threshold)
   for axes, path in zip(all_axes, _ordered(run, leaves), strict=True):
     kept = int(np.count_nonzero(leaves[path] < threshold))
-    _histogram(axes, leaves[path], threshold,
+    _histogram(axes, leaves[path], threshold, span,
                f'{path}\n{kept:,} of {leaves[path].size:,} weights kept',
                'log alpha = log(sigma² / theta²)', 'weights', pruned_left=False)
     axes.set_yscale('log')
+    axes.set_ylim(bottom=0.7)               # a bin of one weight is seen
     figures.log_ticks(axes.yaxis)
   _legend(figure, all_axes[0], f'threshold {threshold:g}')
   return Plot(f'log_alpha_{rule}', f'Dropout rates of the rule `{rule}`',
@@ -109,12 +112,18 @@ def _panels(count: int):
   return figure, figures.panels(figure, count)
 
 
-def _histogram(axes: Axes, values: np.ndarray, boundary: float, title: str, x: str, y: str,
-               pruned_left: bool = True) -> None:
+def _span(leaves: dict[str, np.ndarray], boundary: float) -> tuple[float, float]:
+  """The range of x for all panels of a rule, so that they compare; one beyond the boundary."""
+  values = [float(bound(leaf)) for leaf in leaves.values() for bound in (np.min, np.max)]
+  return min(*values, boundary - 1), max(*values, boundary + 1)
+
+
+def _histogram(axes: Axes, values: np.ndarray, boundary: float, span: tuple[float, float],
+               title: str, x: str, y: str, pruned_left: bool = True) -> None:
   """Bars coloured by the side of the boundary, which is an edge of the bins."""
   values = np.asarray(values, np.float64).reshape(-1)
-  low, high = min(values.min(), boundary), max(values.max(), boundary)
-  width = max(high - low, 1.0) / BINS
+  low, high = span
+  width = (high - low) / BINS
   # The last bin is closed at its right end, so both sides go one further.
   first = -math.ceil((boundary - low) / width) - 1
   last = math.ceil((high - boundary) / width) + 1

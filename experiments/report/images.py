@@ -6,7 +6,7 @@ import math
 
 import matplotlib
 import numpy as np
-from matplotlib import cm, colors
+from matplotlib import cm, colors, patches
 from matplotlib.figure import Figure
 
 from experiments.report import figures
@@ -18,6 +18,7 @@ IMAGE_SHAPES = {'digits': (8, 8, 1), 'mnist': (28, 28, 1), 'fashion_mnist': (28,
 # Models whose second layer alone reads the units of the first.
 SEQUENTIAL = ('mlp', 'lenet_5_caffe', 'convnet')
 TILES = 60
+LINE = 4          # pixels between tiles of about 28
 WEIGHTS = ('first_layer_weights', 'Weights of the first layer')
 INPUTS = ('inputs_kept', 'Kept inputs')
 
@@ -77,13 +78,18 @@ def used_units(run: Run, kernel: np.ndarray) -> tuple[np.ndarray, bool]:
 
 
 def mosaic(tiles: np.ndarray, columns: int) -> np.ndarray:
-  """Joins tiles (n, height, width) into one image, with lines and missing tiles of NaN."""
+  """Joins tiles (n, height, width) into one image, with lines and missing tiles of NaN.
+
+  Small tiles are enlarged, so that the lines, `LINE` wide, stay thin beside them.
+  """
+  scale = max(1, round(28 / max(tiles.shape[1:])))
+  tiles = tiles.repeat(scale, axis=1).repeat(scale, axis=2)
   count, height, width = tiles.shape
   rows = math.ceil(count / columns)
-  image = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1), np.nan)
+  image = np.full((rows * (height + LINE) + LINE, columns * (width + LINE) + LINE), np.nan)
   for i, tile in enumerate(tiles):
     row, column = divmod(i, columns)
-    top, left = row * (height + 1) + 1, column * (width + 1) + 1
+    top, left = row * (height + LINE) + LINE, column * (width + LINE) + LINE
     image[top:top + height, left:left + width] = tile
   return image
 
@@ -112,7 +118,8 @@ def _tiles(run: Run, path: str, kernel: np.ndarray, tiles: np.ndarray, units: st
   limit = max(float(np.percentile(np.abs(shown[shown != 0]), 99)), np.finfo(np.float32).tiny)
   width = 8.0
   heights = [width * strip.shape[0] / strip.shape[1] for strip in strips]
-  figure = figures.new_figure(width, min(0.5 + 0.3 * len(strips) + 0.92 * sum(heights), 14))
+  figure = figures.new_figure(width, min(0.15 + 0.3 * (len(strips) > 1) * len(strips) + 0.88 * sum(heights)
+                                         + 0.25 * bool(np.any(shown == 0)), 14))
   all_axes = figure.subplots(len(strips), 1, squeeze=False)[:, 0]
   names = ('',) if len(strips) == 1 else ('red', 'green', 'blue')
   for axes, strip, name in zip(all_axes, strips, names, strict=True):
@@ -120,6 +127,7 @@ def _tiles(run: Run, path: str, kernel: np.ndarray, tiles: np.ndarray, units: st
     axes.set_axis_off()
     axes.set_title(name, fontsize=9, loc='left')
   _colourbar(figure, list(all_axes), 'RdBu_r', -limit, limit, 'weight', 'both')
+  _zero_legend(figure, shown)
   of = f'{len(shown)} of the {len(order)}' if len(shown) < len(order) else f'the {len(order)}'
   reading = (f'Incoming weights of {of} kept {units} (of {kept.size}) of {path}, {what}, largest '
              'norm first; red positive, blue negative, grey exactly zero.')
@@ -135,7 +143,7 @@ def _strip(tiles: np.ndarray) -> np.ndarray:
 def _inputs(run: Run, path: str, kernel: np.ndarray, shape: tuple[int, int, int]) -> Plot:
   norms = np.sqrt(np.sum(np.square(kernel), axis=1)).reshape(shape)
   # A pixel has one value: the norm over its channels, and the mean of their gates.
-  maps = [('norm of the weights that leave the pixel', np.sqrt(np.sum(norms**2, axis=2)))]
+  maps = [('L2 norm of the weights that leave the pixel', np.sqrt(np.sum(norms**2, axis=2)))]
   gates = _input_gates(run, path)
   if gates is not None:
     maps.insert(0, ('deployed gate', gates.reshape(shape).mean(axis=2)))
@@ -147,6 +155,7 @@ def _inputs(run: Run, path: str, kernel: np.ndarray, shape: tuple[int, int, int]
     axes.set_xticks([])
     axes.set_yticks([])
     _colourbar(figure, [axes], 'viridis', 0, high, '', 'neither')
+  _zero_legend(figure, norms)
   kept = int(np.count_nonzero(norms))
   return Plot(*INPUTS, f'{kept} of {norms.size} inputs are read by {path}, drawn as the '
               f'{_size(shape)} image; grey pixels are cut off (exactly zero). Pixels that are '
@@ -166,9 +175,16 @@ def _input_gates(run: Run, path: str) -> np.ndarray | None:
 def _colourbar(figure: Figure, axes: list, colours: str, low: float, high: float, label: str,
                extend: str) -> None:
   scale = cm.ScalarMappable(colors.Normalize(low, high), matplotlib.colormaps[colours])
-  bar = figure.colorbar(scale, ax=axes, label=label, extend=extend, shrink=0.85, pad=0.02)
+  bar = figure.colorbar(scale, ax=axes, label=label, extend=extend, extendfrac=0.02,
+                        shrink=0.9, pad=0.02)
   bar.ax.tick_params(labelsize=8)
   bar.outline.set_visible(False)
+
+
+def _zero_legend(figure: Figure, values: np.ndarray) -> None:
+  if np.any(values == 0):
+    figure.legend([patches.Patch(color=figures.ZERO)], ['exactly zero'], frameon=False, fontsize=8,
+                  loc='outside lower left')
 
 
 def _size(shape: tuple[int, ...]) -> str:

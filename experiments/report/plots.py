@@ -42,7 +42,7 @@ def learning_curves(run: Run) -> Plot:
   watched = watched_split(run)
   held = 'validation' if watched == 'validation' else 'training images'
   curves = [('loss', 'NLL (nats per example)',
-             [('train_nll_nats', 'training, noisy weights', figures.BLUE)]),
+             [('train_nll_nats', 'training, mean of the epoch', figures.BLUE)]),
             ('error', 'error (%)',
              [(f'{watched}_error_percent', f'{held}, deployed', figures.ORANGE)]),
             ('penalty', 'penalty (nats, whole data set)',
@@ -65,11 +65,12 @@ def learning_curves(run: Run) -> Plot:
                 label=f'test, once at the end: {value:.3g}', clip_on=False, zorder=3)
       seen.append(np.array([value]))
       axes.legend(fontsize=8, frameon=False)
+    axes.set_xlim(0, 1.03 * run.ledger['epochs'])
     figures.log_if_wide(axes, np.concatenate(seen))
     figures.tidy(axes, x='epoch', y=label)
-  figures_text = 'NLL, error and penalty' if len(curves) == 3 else 'NLL and error'
+  drawn = 'NLL, error and penalty' if len(curves) == 3 else 'NLL and error'
   return Plot('learning_curves', 'Learning curves',
-              f'{figures_text} over the epochs. A gap that widens between training and {held} is '
+              f'{drawn} over the epochs. A gap that widens between training and {held} is '
               'overfitting; the diamond is the deployed network on the test set, which was scored '
               'once. Axes are logarithmic where the values span more than a factor of ten.', figure)
 
@@ -85,10 +86,11 @@ def density_over_time(run: Run) -> Plot:
   paths.sort(key=lambda key: order.get(_layer(key), len(order)))
   figure = figures.new_figure(7.5, 3.8)
   axes = figure.add_subplot()
-  gone = False
+  gone, lowest = False, 0.5
   for key, colour in zip(paths, colours(len(paths)), strict=True):
     epochs, values = series(run.metrics, key)
     gone |= bool(np.any(values == 0))
+    lowest = min(lowest, values[values > 0].min(initial=1))
     _line(axes, epochs, np.where(values > 0, values, np.nan),
           label=f'{_layer(key)}: {percent(values[-1])}', color=colour)
   epochs, values = series(run.metrics, 'density')
@@ -96,8 +98,8 @@ def density_over_time(run: Run) -> Plot:
     _line(axes, epochs, np.where(values > 0, values, np.nan), color='black', linestyle='--',
           label=f'all kernels: {percent(values[-1])}')
   axes.set_yscale('log')
-  low, high = axes.get_ylim()
-  axes.set_ylim(min(low, 0.5), max(high, 1.15))
+  axes.set_ylim(0.8 * lowest, 1.1)
+  axes.set_xlim(0, 1.03 * run.ledger['epochs'])
   figures.log_ticks(axes.yaxis)
   figures.tidy(axes, x='epoch', y='density (kept / all kernel entries)')
   axes.legend(fontsize=8, frameon=False, loc='center left', bbox_to_anchor=(1.0, 0.5),

@@ -159,9 +159,9 @@ def _deployment(run: Run) -> list[str]:
   if ledger['simulated']:
     simulated = (f'Simulated: {", ".join(ledger["simulated"])}; only a mask or a label stands '
                  'behind these numbers, no smaller network or file.')
-  return [average, simulated,
-          'The file of the compact network is lossless: what was read back from it is what was '
-          'scored for size, speed and difference.']
+  lossless = ('The file of the compact network is lossless; its size, speed and difference were '
+              'measured on what was read back from it.')
+  return [average, simulated, *(() if 'bytes_file' in ledger['simulated'] else (lossless,))]
 
 
 def _data(ledger: dict[str, Any]) -> list[str]:

@@ -38,12 +38,12 @@ def size(ledger: Ledger) -> str:
   for ratio, (dense, kept, name) in names.items():
     key = f'compression_{ratio}'
     rows.append((name, f'{ledger[dense]:,}', _marked(ledger, kept, f'{ledger[kept]:,}'),
-                 _marked(ledger, key, f'{ledger[key]:.1f}x'),
+                 _marked(ledger, (key, kept), f'{ledger[key]:.1f}x'),
                  f'{ledger[f"{key}_denominator"]} (dense / ours)'))
   flops = ledger['flops_dense'], ledger['flops_compact']
   rows.append(('flops of one example (compact network)', f'{flops[0]:,}',
                _marked(ledger, 'flops_compact', f'{flops[1]:,}'),
-               f'{flops[0] / flops[1]:.1f}x' if flops[1] else '',
+               _marked(ledger, 'flops_compact', f'{flops[0] / flops[1]:.1f}x') if flops[1] else '',
                'linear layers of the dense network, 2 per multiply-add (dense / ours)'))
   rows.append(('exact zeros of the deployed dense network', '',
                _marked(ledger, 'exact_zeros', f'{ledger["exact_zeros"]:,}'), '', ''))
@@ -67,7 +67,7 @@ def speed(ledger: Ledger) -> str:
     apart = (ledger[f'{dense}_lower_quartile'] > ledger[f'{compact}_upper_quartile']
              or ledger[f'{compact}_lower_quartile'] > ledger[f'{dense}_upper_quartile'])
     rows.append((str(batch), _milliseconds(ledger, dense), _milliseconds(ledger, compact),
-                 f'{ratio:.2f}x', 'apart' if apart else 'overlap: no clear difference'))
+                 _marked(ledger, (dense, compact), f'{ratio:.2f}x'), 'apart' if apart else 'overlap: no clear difference'))
   return table(('batch', 'dense, ms', 'compact, ms', 'dense / compact median', 'quartiles'), rows,
                right=(0, 1, 2, 3))
 
@@ -78,7 +78,7 @@ def layers(ledger: Ledger) -> str:
   for row in ledger['layers']:
     inputs, outputs = (row['kernel_shape'][-2:] if row['kind'] in _SIMPLE else (None, None))
     rows.append((row['layer'] or '(model)', row['kind'], ' x '.join(map(str, row['kernel_shape'])),
-                 f'{row["weights_kept"]:,}', f'{row["weights_total"]:,}',
+                 _marked(ledger, 'layers', f'{row["weights_kept"]:,}'), f'{row["weights_total"]:,}',
                  f'{100 * row["weights_kept"] / max(row["weights_total"], 1):.3g} %',
                  _of(row['inputs_kept'], inputs), _of(row['outputs_kept'], outputs),
                  f'{row["biases"]:,}', f'{row["exact_zeros"]:,}', f'{row["flops"]:,}'))
@@ -100,8 +100,10 @@ def escape(text: str) -> str:
   return ' '.join(text.split())
 
 
-def _marked(ledger: Ledger, key: str, text: str) -> str:
-  return text + (' (simulated)' if key in ledger['simulated'] else '')
+def _marked(ledger: Ledger, keys: str | tuple[str, ...], text: str) -> str:
+  """`text`, marked if one of the ledger's keys behind it is simulated."""
+  keys = (keys,) if isinstance(keys, str) else keys
+  return text + (' (simulated)' if set(keys) & set(ledger['simulated']) else '')
 
 
 def _milliseconds(ledger: Ledger, key: str) -> str:
