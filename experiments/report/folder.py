@@ -83,11 +83,12 @@ def _existing(path: pathlib.Path, repair: str) -> pathlib.Path:
 def _config(path: pathlib.Path, sheet: dict[str, Any]) -> dict[str, Any]:
   try:
     config = json.loads(path.read_bytes())
-    if not isinstance(config, dict):
-      raise ValueError(f'it holds a JSON {type(config).__name__}, not a config')
-    config_hash = workdir.config_hash(ml_collections.ConfigDict(config))
+    if isinstance(config, dict):
+      config_hash = workdir.config_hash(ml_collections.ConfigDict(config))
   except ValueError as error:               # JSONDecodeError and UnicodeDecodeError are ValueErrors
     raise ValueError(f'{path} is damaged: {error}; {COPY}') from error
+  if not isinstance(config, dict):
+    raise ValueError(f'{path} holds a JSON {type(config).__name__}, not a config; {COPY}')
   if config_hash != sheet['config_hash']:
     raise ValueError(f'{path} is not the config that ledger.json was made with (config_hash '
                      f'differs); {COPY}')

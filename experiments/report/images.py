@@ -117,9 +117,10 @@ def _tiles(run: Run, path: str, kernel: np.ndarray, tiles: np.ndarray, units: st
   # The clip at the 99th percentile keeps a few large weights from bleaching all others.
   limit = max(float(np.percentile(np.abs(shown[shown != 0]), 99)), np.finfo(np.float32).tiny)
   width = 8.0
-  heights = [width * strip.shape[0] / strip.shape[1] for strip in strips]
-  figure = figures.new_figure(width, min(0.15 + 0.3 * (len(strips) > 1) * len(strips) + 0.88 * sum(heights)
-                                         + 0.25 * bool(np.any(shown == 0)), 14))
+  # The strips take 0.88 of the width, the colour bar the rest; titles and the legend add to them.
+  height = sum(0.88 * width * strip.shape[0] / strip.shape[1] for strip in strips)
+  height += 0.15 + (0.3 * len(strips) if len(strips) > 1 else 0) + 0.25 * bool(np.any(shown == 0))
+  figure = figures.new_figure(width, min(height, 14))
   all_axes = figure.subplots(len(strips), 1, squeeze=False)[:, 0]
   names = ('',) if len(strips) == 1 else ('red', 'green', 'blue')
   for axes, strip, name in zip(all_axes, strips, names, strict=True):

@@ -56,19 +56,19 @@ def markdown(run: Run, plots: Sequence[Plot]) -> str:
       '## What was run', '', what_was_run(run), '',
       'The command, to run it again or go on where it stopped:', '',
       '```', command(run), '```', '',
-      'A variant of the config or a field overridden on the command line is not in this line; '
-      '`config.json` holds every field as it was used.', '',
+      ('A variant of the config or a field overridden on the command line is not known here and '
+       'must be added; `config.json` holds every field as it was used.'), '',
       '## Results', '',
       '### Error', '', tables.quality(ledger), '',
       '### Size', '', tables.size(ledger), '',
       '### Speed', '',
-      f'Median of {ledger["ms_repeats"]} calls and its quartiles, in milliseconds, dense and '
-      f'compact network in turn on {escape(ledger["device"])}. Both run the same code; the dense '
-      'one has its zeros in place.', '',
+      (f'Median of {ledger["ms_repeats"]} calls and its quartiles, in milliseconds, dense and '
+       f'compact network in turn on {escape(ledger["device"])}. Both run the same code; the dense '
+       'one has its zeros in place.'), '',
       tables.speed(ledger), '',
       '### Layers of the deployed dense network', '', tables.layers(ledger), '',
-      'Inputs and outputs are slices of the kernel that are not all zero. An output may count here '
-      'though no later layer reads it; the compact network has neither.', '',
+      ('Inputs and outputs are slices of the kernel that are not all zero. An output may count '
+       'here though no later layer reads it; the compact network does without it.'), '',
       '## Plots', '', *drawn,
       '## Notes', '', *(f'- {note}' for note in notes(run)), '',
   ]
@@ -112,8 +112,8 @@ def what_was_run(run: Run) -> str:
       ('seed', str(ledger['seed'])),
       ('epochs', str(ledger['epochs'])),
       ('training time', f'{time}, compilation included'),
-      ('device', f'{ledger["device"]}, {ledger["threads"]} host threads '
-                 f'({ledger["threads_source"]})'),
+      ('device', (f'{ledger["device"]}, {ledger["threads"]} host threads '
+                  f'({ledger["threads_source"]})')),
       ('versions', versions),
       ('commit', ledger['commit']),
       ('ended', ledger['time_utc']),

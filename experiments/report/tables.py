@@ -1,4 +1,4 @@
-"""The ledger as Markdown tables; a simulated number says so beside it, a ratio what it divides by."""
+"""The ledger as Markdown tables: simulated numbers are marked, ratios say what they divide by."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ def quality(ledger: Ledger) -> str:
        '15 equal-width bins'),
       ('test_brier', 'test Brier score', '{:.4f}', 'mean squared distance to the label, 0 to 2'),
   ]
-  return table(('measure', 'value', 'meaning'), [
-      (name, _marked(ledger, key, NOT_MEASURED if ledger[key] is None else form.format(ledger[key])),
-       meaning) for key, name, form, meaning in rows])
+  def value(key, form):
+    return NOT_MEASURED if ledger[key] is None else _marked(ledger, key, form.format(ledger[key]))
+  return table(('measure', 'value', 'meaning'),
+               [(name, value(key, form), meaning) for key, name, form, meaning in rows])
 
 
 def size(ledger: Ledger) -> str:
@@ -47,9 +48,10 @@ def size(ledger: Ledger) -> str:
                'linear layers of the dense network, 2 per multiply-add (dense / ours)'))
   rows.append(('exact zeros of the deployed dense network', '',
                _marked(ledger, 'exact_zeros', f'{ledger["exact_zeros"]:,}'), '', ''))
+  kept = '-'.join(map(str, ledger['architecture_kept']))
   rows.append(('architecture kept', _architecture(ledger['layers']),
-               _marked(ledger, 'architecture_kept', '-'.join(map(str, ledger['architecture_kept']))),
-               '', 'outputs of convolutions, inputs of the other layers'))
+               _marked(ledger, 'architecture_kept', kept), '',
+               'outputs of convolutions, inputs of the other layers'))
   rows.append(('largest difference of the compact network', '',
                _marked(ledger, 'compact_relative_difference',
                        f'{ledger["compact_relative_difference"]:.1e}'),
@@ -67,7 +69,8 @@ def speed(ledger: Ledger) -> str:
     apart = (ledger[f'{dense}_lower_quartile'] > ledger[f'{compact}_upper_quartile']
              or ledger[f'{compact}_lower_quartile'] > ledger[f'{dense}_upper_quartile'])
     rows.append((str(batch), _milliseconds(ledger, dense), _milliseconds(ledger, compact),
-                 _marked(ledger, (dense, compact), f'{ratio:.2f}x'), 'apart' if apart else 'overlap: no clear difference'))
+                 _marked(ledger, (dense, compact), f'{ratio:.2f}x'),
+                 'apart' if apart else 'overlap: no clear difference'))
   return table(('batch', 'dense, ms', 'compact, ms', 'dense / compact median', 'quartiles'), rows,
                right=(0, 1, 2, 3))
 

@@ -1,7 +1,7 @@
 """Folders of runs that nobody trained: an L0 MLP, a sparse-VD MLP and a ConvNet without gates.
 
-Parameters are drawn such that they look like those of a finished run; the deployed weights come from
-the regularisers, the layers of the ledger from `count_layers`, the other numbers are made up.
+Parameters are drawn such that they look like those of a finished run; the deployed weights come
+from the regularisers, the layers of the ledger from `count_layers`, the other numbers are made up.
 """
 import hashlib
 import json

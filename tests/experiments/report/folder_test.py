@@ -55,8 +55,9 @@ def test_config_of_another_run(folder):
   read_run(folder)
   (folder / 'config.json').write_text(json.dumps(config | {'seed': 4}))
   _refused(folder, 'config.json', 'config_hash', 'restore')
-  (folder / 'config.json').write_text(json.dumps({'a.b': 1}))
-  _refused(folder, 'config.json', 'restore')
+  for broken in ({'a.b': 1}, [1]):
+    (folder / 'config.json').write_text(json.dumps(broken))
+    _refused(folder, 'config.json', 'restore')
 
 
 def test_weights_of_another_run(folder, vd_source):

@@ -1,5 +1,4 @@
-"""The whole report, its refusals, and its Markdown; expected texts are worked out from the ledger."""
-import json
+"""The whole report: its files, its Markdown and the command; expected texts follow the ledger."""
 import pathlib
 import re
 import shutil
@@ -14,6 +13,7 @@ from matplotlib import _pylab_helpers
 
 from experiments.report import report, tables
 from experiments.report.folder import read_run
+from sparsejax import ledger
 
 ROOT = pathlib.Path(__file__).parents[3]
 COMMON = {'learning_curves', 'density', 'kept_weights', 'first_layer_weights'}
@@ -75,18 +75,18 @@ def test_command_line_writes_the_same_bytes(l0_source, l0):
 
 
 def test_command_line_names_the_missing_folder(tmp_path):
-  done = subprocess.run([sys.executable, '-m', 'experiments.report',
-                         f'--workdir={tmp_path / "none"}'], cwd=ROOT, capture_output=True, text=True)
+  command = [sys.executable, '-m', 'experiments.report', f'--workdir={tmp_path / "none"}']
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
   assert done.returncode == 1
   assert done.stderr.splitlines()[-1] == (
       f'error: {tmp_path / "none"} is no folder; give the --workdir of a run')
 
 
 def test_what_was_run(l0):
-  text, ledger = _text(l0), json.loads((l0 / 'ledger.json').read_text())
+  text, sheet = _text(l0), ledger.read(l0 / 'ledger.json')
   assert _cells(text, 'paper')[1] == 'LoWK17'
   assert _cells(text, 'seed')[1] == '3'
-  assert _cells(text, 'data set')[1] == f'digits, checksum {ledger["data_hash"]}'
+  assert _cells(text, 'data set')[1] == f'digits, checksum {sheet["data_hash"]}'
   assert _cells(text, 'training time')[1] == '83.2 s, compilation included'
   assert _cells(text, 'commit')[1] == '12ab' * 10
   assert 'Python 3.11.7, JAX 0.10.2' in _cells(text, 'versions')[1]
@@ -98,8 +98,8 @@ def test_what_was_run(l0):
 
 
 def test_each_ratio_says_its_denominator(l0):
-  text, ledger = _text(l0), json.loads((l0 / 'ledger.json').read_text())
-  kept = ledger['weights_kept']
+  text, sheet = _text(l0), ledger.read(l0 / 'ledger.json')
+  kept = sheet['weights_kept']
   assert _cells(text, 'weights (non-zero kernel entries)')[1:] == [
       '50,200', f'{kept:,}', f'{50200 / kept:.1f}x',
       'kernel entries of the dense network, biases apart (dense / ours)']
@@ -114,7 +114,7 @@ def test_each_ratio_says_its_denominator(l0):
                                'overlap: no clear difference']
   assert _cells(text, '128')[3:] == ['2.73x', 'apart']
   layer = _cells(text, 'dense1')
-  row = ledger['layers'][1]
+  row = sheet['layers'][1]
   assert layer[2:5] == ['300 x 100', f'{row["weights_kept"]:,}', '30,000']
   assert layer[6] == f'{row["inputs_kept"]} of 300'
 
@@ -134,9 +134,9 @@ def test_simulated_numbers_and_lossy_data_say_so(conv_source):
 
 
 def test_nothing_held_out(l0):
-  run = read_run(l0)
-  run = run._replace(ledger=run.ledger | {'validation_error_percent': None})
-  text = report.markdown(run, [])
+  sheet = ledger.read(l0 / 'ledger.json')
+  ledger.write(l0 / 'ledger.json', sheet | {'validation_error_percent': None})
+  text = _text(l0)
   assert _cells(text, 'validation error')[1] == 'none held out'
   assert '- Nothing was held out, so nothing could be chosen on validation data' in text
   assert 'validation examples were held out' not in text
