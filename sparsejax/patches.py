@@ -35,7 +35,8 @@ def conv_general_dilated(
   """Returns the convolution of lhs (batch, *spatial, in) with rhs (*window, in / groups, out).
 
   Raises:
-    ValueError: for a layout other than Flax's (batch first, features last).
+    ValueError: for a layout other than Flax's (batch first, features last), or padding by name of
+      a dilated input, which `lax` refuses too.
   """
   spatial = lhs.ndim - 2
   _require_features_last(dimension_numbers, lhs.shape, rhs.shape)
@@ -46,6 +47,9 @@ def conv_general_dilated(
   widths = [(n - 1) * d + 1 for n, d in zip(lhs.shape[1:-1], lhs_dilation)]
   pads = padding
   if isinstance(padding, str):
+    if any(d != 1 for d in lhs_dilation):
+      raise ValueError(f'padding {padding!r} of an input dilated by {lhs_dilation} has no one '
+                       'meaning; give pairs (low, high), or use conv_transpose')
     pads = lax.padtype_to_pads(widths, reach, window_strides, padding)
   config = [(0, 0, 0), *((low, high, d - 1) for (low, high), d in zip(pads, lhs_dilation)),
             (0, 0, 0)]
@@ -53,6 +57,9 @@ def conv_general_dilated(
     lhs = lax.pad(lhs, jnp.zeros((), lhs.dtype), config)
 
   outputs = [(n - r) // s + 1 for n, r, s in zip(lhs.shape[1:-1], reach, window_strides)]
+  if min(outputs) <= 0:   # the window does not fit
+    dtype = preferred_element_type or jnp.result_type(lhs, rhs)
+    return jnp.zeros((lhs.shape[0], *(max(n, 0) for n in outputs), rhs.shape[-1]), dtype)
   slices = []
   for offset in itertools.product(*map(range, window)):
     start = [o * d for o, d in zip(offset, rhs_dilation)]

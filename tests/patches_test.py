@@ -112,14 +112,24 @@ def test_bfloat16_and_the_preferred_type_are_kept():
   np.testing.assert_allclose(wide, exact, rtol=0, atol=6 * 2**-24 * float(jnp.abs(exact).max() * 6))
 
 
+def test_a_window_that_does_not_fit_gives_an_empty_output():
+  for length in (2, 3, 4):
+    x, w = draws((1, length, 2), (5, 2, 3))
+    expected = lax.conv_general_dilated(x, w, (1,), 'VALID', dimension_numbers=LAYOUTS[1])
+    got = patches.conv_general_dilated(x, w, (1,), 'VALID')
+    assert got.shape == expected.shape == (1, 0, 3)
+
+
 def test_the_empty_batch():
   assert patches.conv_general_dilated(jnp.ones((0, 6, 2)), jnp.ones((5, 2, 3)), (1,),
                                       'VALID').shape == (0, 2, 3)
 
 
 def test_other_layouts_and_paddings_are_named():
-  x, w = draws((1, 2, 5), (3, 2, 4))
+  x, w = draws((1, 5, 2), (3, 2, 4))
   with pytest.raises(ValueError, match='batch first, features last; use lax'):
     patches.conv_general_dilated(x, w, (1,), 'SAME', dimension_numbers=('NCH', 'HIO', 'NHC'))
+  with pytest.raises(ValueError, match="'SAME' of an input dilated by .2,. .*give pairs"):
+    patches.conv_general_dilated(x, w, (1,), 'SAME', lhs_dilation=(2,))
   with pytest.raises(ValueError, match="'CIRCULAR' is not 'SAME', 'VALID' or explicit pairs"):
     patches.conv_transpose(x, w, (1,), 'CIRCULAR')
