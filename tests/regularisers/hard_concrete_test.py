@@ -38,7 +38,7 @@ def test_gate_probabilities_match_samples():
   for frequency, p in ((zero, p_zero), (one, p_one)):
     error = 5 * np.sqrt(p * (1 - p) / n) + hard_concrete.U_MARGIN
     np.testing.assert_array_less(np.abs(frequency - p), error)
-  # Published reference values, four and three decimals; a gate's standard deviation is below 1/2.
+  # Reference values to four and three decimals; a gate's standard deviation is below 1/2.
   np.testing.assert_allclose([p_zero[3], p_one[3], p_zero[4], p_one[4]],
                              [0.1682, 0.1682, 0.0481, 0.4471], atol=5e-5)
   np.testing.assert_allclose(mean[3:5], [0.5, 0.774], atol=5e-4 + 5 * 0.5 / np.sqrt(n))
@@ -202,7 +202,7 @@ def test_initial_gates_have_the_asked_drop_rate():
     mean = math.log(1 - rate) - math.log(rate)
     assert abs(log_alpha.mean() - mean) < 5 * 0.01 / math.sqrt(4000) + 1e-6
     assert abs(log_alpha.std() / 0.01 - 1) < 5 / math.sqrt(2 * 4000)
-    # Published to three decimals; log_alpha spreads by 0.01 and the slope is below 1/4.
+    # Reference values to three decimals; log_alpha spreads by 0.01 and the slope is below 1/4.
     np.testing.assert_allclose(hard_concrete.nonzero_probability(log_alpha).mean(), in_use,
                                atol=1e-3)
 

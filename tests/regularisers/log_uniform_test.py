@@ -1,4 +1,4 @@
-"""KL from the log-uniform prior: two independent exact forms, Monte Carlo, the published table."""
+"""KL from the log-uniform prior: two independent exact forms, Monte Carlo, a table."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from sparsejax.regularisers import log_uniform
 from sparsejax.regularisers.log_uniform import KL_DERIVATIVES, KL_FORMS
 
 GRID = np.linspace(-8, 8, 65)
-# log alpha: exact, approximation (eq. 14); computed with 30 digits from the series.
+# log alpha: exact, approximation (eq. 14), to five decimals.
 TABLE = {
     -8.0: (4.63501, 4.63590),
     -3.0: (2.10798, 2.11559),
@@ -35,7 +35,7 @@ def exact_kl(log_alpha):
 
 
 @pytest.mark.parametrize('form, column', [('exact', 0), ('approximation', 1)])
-def test_published_values(form, column):
+def test_table(form, column):
   kl = KL_FORMS[form](jnp.array(list(TABLE)))
   rounding = 0.5e-5  # the table has five decimals
   np.testing.assert_allclose(kl, [row[column] for row in TABLE.values()], atol=rounding + FLOAT32)
@@ -49,6 +49,19 @@ def test_exact_form_matches_dawsons_integral():
                              exact_derivative(log_alpha), rtol=2e-5)
 
 
+def test_asymptotic_series_has_its_first_five_terms():
+  """Left of the switch at alpha = 0.02 only the terms from alpha^6 on are missing."""
+  log_alpha = np.linspace(-12, np.log(0.0199), 12)
+  with jax.enable_x64(True):
+    kl = np.asarray(log_uniform.kl_exact(jnp.asarray(log_alpha)))
+    slope = np.asarray(log_uniform.kl_exact_derivative(jnp.asarray(log_alpha)))
+  alpha = np.exp(log_alpha)
+  # The first missing term, (2k - 1)!! alpha^k / (2k) with k = 6, and half as much for the rest.
+  missing = 1.5 * 10395 / 12 * alpha**6
+  np.testing.assert_array_less(np.abs(kl - [exact_kl(a) for a in log_alpha]), missing + 1e-10)
+  np.testing.assert_array_less(np.abs(slope - exact_derivative(log_alpha)), 6 * missing + 1e-10)
+
+
 def test_both_forms_match_monte_carlo():
   """-log(alpha) / 2 + E[log |1 + sqrt(alpha) e|] + (Euler's gamma + log 2) / 2."""
   n = 4_000_000
@@ -58,7 +71,7 @@ def test_both_forms_match_monte_carlo():
     each = np.log(np.abs(1 + np.exp(0.5 * log_alpha) * e))
     mean, error = each.mean() - 0.5 * log_alpha + constant, 5 * each.std() / np.sqrt(n)
     assert abs(log_uniform.kl_exact(log_alpha) - mean) < error + FLOAT32
-    # Eq. 14 is within 0.01 nats of the exact value, as its authors state.
+    # Eq. 14 is within 0.01 nats of the exact value, see the next test.
     assert abs(log_uniform.kl_approximation(log_alpha) - mean) < error + 0.01
 
 
