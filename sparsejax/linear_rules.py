@@ -122,7 +122,11 @@ def has_rule(weight: Any) -> bool:
 def _(weight: Gaussian, layer: Layer, inputs: Array) -> Array:
   """Local reparameterisation (Kingma, Salimans, Welling, 2015): mean and variance of each output."""
   mean = layer(weight.mean, inputs)
-  squares = jnp.square(inputs) if jnp.issubdtype(inputs.dtype, jnp.inexact) else inputs
+  squares = inputs   # for a look-up in a table, which is no product with the inputs
+  if not (type(layer.module) is nn.Embed and layer.method == '__call__'):
+    # Integers, such as the pixels of an image, would overflow in their own type.
+    inexact = jnp.issubdtype(inputs.dtype, jnp.inexact)
+    squares = jnp.square(inputs if inexact else inputs.astype(jnp.float32))
   variance = layer(weight.var, squares)
   noise = jax.random.normal(layer.noise_key(), mean.shape, mean.dtype)
   return mean + jnp.sqrt(variance + VARIANCE_EPSILON).astype(mean.dtype) * noise

@@ -232,3 +232,12 @@ def test_a_new_kind_registers_one_rule():
   x = normal(2, 4)
   got = sparsejax.apply(nn.Dense(3), {'params': {'kernel': boxed, 'bias': jnp.ones(3)}}, x)
   np.testing.assert_allclose(got, 2 * x @ jnp.ones((4, 3)) + 1, rtol=1e-5)
+
+
+def test_integer_inputs_are_squared_for_the_variance():
+  x = jnp.full((1, 4), 200, jnp.uint8)      # 200^2 overflows uint8
+  weights = {'params': {'kernel': Gaussian(jnp.zeros((4, 500)), jnp.ones((4, 500))),
+                        'bias': jnp.zeros(500)}}
+  y = sparsejax.apply(nn.Dense(500), weights, x, rngs={'noise': KEY})
+  # 500 draws of N(0, 4 * 200^2); the variance of their mean square is 2 / 500 of its square.
+  assert abs((y**2).mean() / (4 * 200**2) - 1) < 5 * np.sqrt(2 / 500)
