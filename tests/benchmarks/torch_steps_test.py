@@ -22,7 +22,8 @@ BATCH = 16
 # sums here run over 800 terms, through four layers forth and back.
 RELATIVE = 8 * 800 * 2.0**-24
 KEEP_GRADIENTS = optax.GradientTransformation(
-    lambda params: params, lambda grads, state, params: (jax.tree.map(jnp.zeros_like, grads), grads))
+    lambda params: params,
+    lambda grads, state, params: (jax.tree.map(jnp.zeros_like, grads), grads))
 
 
 def close(ours, theirs):
