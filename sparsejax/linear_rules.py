@@ -103,8 +103,8 @@ class Layer:
       return 'output', -1
     elif axis == inward and getattr(module, 'feature_group_count', 1) == 1:
       return 'input', -1
-    raise ValueError(f"gates per example on axis {axis} of {self.path} belong to no input or output "
-                     "of the layer; use per='batch' or another axis")
+    raise ValueError(f'gates per example on axis {axis} of {self.path} belong to no input or '
+                     "output of the layer; use per='batch' or another axis")
 
 
 @functools.singledispatch
@@ -120,7 +120,7 @@ def has_rule(weight: Any) -> bool:
 
 @linear_rule.register
 def _(weight: Gaussian, layer: Layer, inputs: Array) -> Array:
-  """Local reparameterisation (Kingma, Salimans, Welling, 2015): mean and variance of each output."""
+  """Local reparameterisation (Kingma, Salimans, Welling, 2015): each output has its own noise."""
   mean = layer(weight.mean, inputs)
   squares = inputs   # for a look-up in a table, which is no product with the inputs
   if not (type(layer.module) is nn.Embed and layer.method == '__call__'):
@@ -159,16 +159,30 @@ def _(weight: LowRank, layer: Layer, inputs: Array) -> Array:
 
 
 def add_bias(outputs: Array, bias: Any, layer: Layer) -> Array:
-  """Returns outputs + bias; the bias may be an array, `Gaussian` or `Gated` on its last axis."""
-  lead = outputs.ndim - len(bias.shape)
+  """Returns outputs + bias; the bias may be an array, `Gaussian` or `Gated` on its last axis.
+
+  The outputs keep their dtype, which is the layer's.
+  """
+  # DenseGeneral has a bias of its own for each index of its batch axes, which lead.
+  own = len(bias.shape[:_batch_axes(layer.module)])
+  lead = (1,) * (outputs.ndim - len(bias.shape))
+
+  def aligned(array):
+    return array.reshape(array.shape[:own] + lead + array.shape[own:]).astype(outputs.dtype)
+
   if isinstance(bias, Gaussian):
     noise = jax.random.normal(layer.noise_key(), outputs.shape, outputs.dtype)
-    std = jnp.sqrt(bias.var + VARIANCE_EPSILON).reshape((1,) * lead + bias.shape)
-    return outputs + bias.mean.reshape((1,) * lead + bias.shape) + std.astype(noise.dtype) * noise
+    return outputs + aligned(bias.mean) + aligned(jnp.sqrt(bias.var + VARIANCE_EPSILON)) * noise
   if isinstance(bias, Gated):
     gates = along_axis(bias.draw(outputs.shape[0]), outputs.ndim, bias.axis)
-    return outputs + bias.value.reshape((1,) * lead + bias.shape) * gates
-  return outputs + bias.astype(outputs.dtype).reshape((1,) * lead + bias.shape)
+    return outputs + aligned(bias.value) * gates.astype(outputs.dtype)
+  return outputs + aligned(bias)
+
+
+def _batch_axes(module: nn.Module) -> int:
+  """Returns how many leading axes of the inputs a DenseGeneral keeps apart, kernel and bias too."""
+  axes = module.batch_dims if type(module) is nn.DenseGeneral else ()
+  return 1 if isinstance(axes, int) else len(axes)
 
 
 def along_axis(gates: Array, ndim: int, axis: int) -> Array:

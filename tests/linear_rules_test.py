@@ -32,6 +32,8 @@ LAYERS = {
                             '__call__'),
     'dense_general_out': (nn.DenseGeneral(3, axis=(-2, -1)), normal(2, 3, 2, 4), (2, 4, 3), (3,),
                           '__call__'),
+    'dense_general_batch': (nn.DenseGeneral(3, batch_dims=(0,)), normal(2, 2, 4), (2, 4, 3),
+                            (2, 3), '__call__'),
     'conv_strided': (nn.Conv(3, (2, 3), strides=2), normal(2, 4, 5, 2), (2, 3, 2, 3), (3,),
                      '__call__'),
     'conv_circular_dilated': (nn.Conv(3, (3,), padding='CIRCULAR', kernel_dilation=2),
@@ -170,7 +172,8 @@ def test_low_rank_equals_the_product(name):
 
 
 @pytest.mark.parametrize('name, axis', [
-    ('conv_strided', -3), ('conv_grouped_causal', -2), ('conv_transpose', -3)])
+    ('conv_strided', -3), ('dense_general_batch', -2), ('conv_grouped_causal', -2),
+    ('conv_transpose', -3)])
 def test_an_axis_that_is_no_input_or_output_is_named(name, axis):
   layer, x, shape, bias_shape, method = LAYERS[name]
   boxed = Gated(normal(*shape), (normal(2, shape[axis]),), KEY, table, axis)
@@ -241,3 +244,13 @@ def test_integer_inputs_are_squared_for_the_variance():
   y = sparsejax.apply(nn.Dense(500), weights, x, rngs={'noise': KEY})
   # 500 draws of N(0, 4 * 200^2); the variance of their mean square is 2 / 500 of its square.
   assert abs((y**2).mean() / (4 * 200**2) - 1) < 5 * np.sqrt(2 / 500)
+
+
+@pytest.mark.parametrize('groups', [3, 4])     # 3 is also the length of the free axis
+def test_bias_of_batch_axes_stands_on_them(groups):
+  layer, x = nn.DenseGeneral(2, batch_dims=(0,)), normal(groups, 3, 4)
+  kernel, bias = normal(groups, 4, 2), normal(groups, 2)
+  boxed = Gaussian(kernel, jnp.zeros(kernel.shape))
+  got = sparsejax.apply(layer, {'params': {'kernel': boxed, 'bias': bias}}, x, rngs={'noise': KEY})
+  expected = jnp.einsum('gni,gio->gno', x, kernel) + bias[:, None]
+  assert jnp.abs(got - expected).max() < 6 * np.sqrt(VARIANCE_EPSILON)
