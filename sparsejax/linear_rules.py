@@ -140,21 +140,25 @@ def _(weight: Gated, layer: Layer, inputs: Array) -> Array:
     # A row's gate multiplies the row wherever the example looks it up.
     rows = inputs.reshape(inputs.shape[0], -1)
     looked_up = jnp.take_along_axis(gates, rows, axis=1).reshape(*inputs.shape, 1)
-    return layer(weight.value, inputs) * looked_up
+    outputs = layer(weight.value, inputs)
+    return outputs * looked_up.astype(outputs.dtype)
   side, axis = layer.gated_axis(weight.axis, weight.ndim)
   if side == 'input':
     return layer(weight.value, inputs * along_axis(gates, inputs.ndim, axis))
   outputs = layer(weight.value, inputs)
-  return outputs * along_axis(gates, outputs.ndim, axis)
+  return outputs * along_axis(gates, outputs.ndim, axis).astype(outputs.dtype)
 
 
 @linear_rule.register
 def _(weight: LowRank, layer: Layer, inputs: Array) -> Array:
   """Two thin products instead of one."""
-  if type(layer.module) is nn.Embed and layer.method == 'attend':
-    return (inputs @ weight.v.T) @ weight.u.T
-  if type(layer.module) is nn.Embed:
-    return jnp.take(weight.u, inputs, axis=0) @ weight.v
+  module = layer.module
+  if type(module) is nn.Embed and layer.method == 'attend':
+    inputs, u, v = module.promote_dtype(inputs, weight.u, weight.v, dtype=module.dtype)
+    return (inputs @ v.T) @ u.T
+  if type(module) is nn.Embed:
+    u, v = module.promote_dtype(weight.u, weight.v, dtype=module.dtype, inexact=False)
+    return jnp.take(u, inputs, axis=0) @ v
   return layer(weight.v, layer(weight.u, inputs))
 
 

@@ -254,3 +254,24 @@ def test_bias_of_batch_axes_stands_on_them(groups):
   got = sparsejax.apply(layer, {'params': {'kernel': boxed, 'bias': bias}}, x, rngs={'noise': KEY})
   expected = jnp.einsum('gni,gio->gno', x, kernel) + bias[:, None]
   assert jnp.abs(got - expected).max() < 6 * np.sqrt(VARIANCE_EPSILON)
+
+
+@pytest.mark.parametrize('name', ['dense', 'conv_strided', 'dense_general_out', 'conv_transpose',
+                                  'embed', 'attend'])
+def test_the_dtype_of_the_layer_is_kept(name):
+  layer, x, shape, bias_shape, method = LAYERS[name]
+  layer = layer.clone(dtype=jnp.bfloat16)
+  kernel, bias = normal(*shape), None if bias_shape is None else normal(*bias_shape)
+
+  def kinds(weight):
+    gated = [Gated(weight, (normal(2, weight.shape[axis]),), KEY, table, axis)
+             for axis in (-1, -2)[:weight.ndim]]
+    return [Gaussian(weight, jnp.ones(weight.shape)), *gated]
+
+  low_rank = [LowRank(normal(shape[0], 2), normal(2, shape[1]))] if len(shape) == 2 else []
+  for boxed in [*kinds(kernel), *low_rank]:
+    y = sparsejax.apply(layer, params_of(layer, boxed, bias), x, method=method, rngs={'noise': KEY})
+    assert y.dtype == jnp.bfloat16, type(boxed)
+  for boxed in [] if bias is None else kinds(bias):
+    y = sparsejax.apply(layer, params_of(layer, kernel, boxed), x, rngs={'noise': KEY})
+    assert y.dtype == jnp.bfloat16, type(boxed)
