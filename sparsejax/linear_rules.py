@@ -47,13 +47,15 @@ class Layer:
     self.name = LINEAR_LAYERS[type(module)]
     self.path = '/'.join((*module.path, self.name))
 
-  def __call__(self, kernel: Array, inputs: Array) -> Array:
-    """Returns what the stock layer computes with this kernel, without bias."""
-    changes: dict[str, Any] = {}
+  def __call__(self, kernel: Array, inputs: Array, **changes: Any) -> Array:
+    """Returns what the stock layer computes with this kernel, without bias.
+
+    Args:
+      kernel, inputs: as the stock layer takes them.
+      **changes: arguments of the layer that differ here.
+    """
     if hasattr(self.module, 'use_bias'):
       changes['use_bias'] = False
-    if type(self.module) is nn.Dense:
-      changes['features'] = kernel.shape[-1]
     return self._stock({self.name: kernel}, inputs, changes)
 
   def with_bias(self, kernel: Array, bias: Array | None, inputs: Array) -> Array:
@@ -159,7 +161,14 @@ def _(weight: LowRank, layer: Layer, inputs: Array) -> Array:
   if type(module) is nn.Embed:
     u, v = module.promote_dtype(weight.u, weight.v, dtype=module.dtype, inexact=False)
     return jnp.take(u, inputs, axis=0) @ v
-  return layer(weight.v, layer(weight.u, inputs))
+  (_, rank), (_, features) = weight.u.shape, weight.v.shape
+  if type(module) is nn.Dense:
+    return layer(weight.v, layer(weight.u, inputs, features=rank), features=features)
+  if type(module) is nn.DenseGeneral and not module.batch_dims:
+    hidden = layer(weight.u, inputs, features=rank)     # the contracted axis comes out last
+    return layer(weight.v, hidden, features=features, axis=-1)
+  raise ValueError(f'the LowRank weight at {layer.path} is a matrix of two axes, which '
+                   f'{type(module).__name__} cannot take there; reshape the product yourself')
 
 
 def add_bias(outputs: Array, bias: Any, layer: Layer) -> Array:

@@ -171,6 +171,20 @@ def test_low_rank_equals_the_product(name):
   np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_low_rank_passes_a_dense_general_of_one_axis():
+  layer, x = nn.DenseGeneral(3, axis=1), normal(2, 4, 5)
+  u, v, bias = normal(4, 2), normal(2, 3), normal(3)
+  got = sparsejax.apply(layer, {'params': {'kernel': LowRank(u, v), 'bias': bias}}, x)
+  expected = layer.apply({'params': {'kernel': u @ v, 'bias': bias}}, x)
+  np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_low_rank_in_a_convolution_is_named():
+  weights = {'params': {'kernel': LowRank(normal(4, 2), normal(2, 3)), 'bias': jnp.zeros(3)}}
+  with pytest.raises(ValueError, match='LowRank weight at kernel is a matrix .* Conv cannot take'):
+    sparsejax.apply(nn.Conv(3, (1,)), weights, normal(2, 5, 4))
+
+
 @pytest.mark.parametrize('name, axis', [
     ('conv_strided', -3), ('dense_general_batch', -2), ('conv_grouped_causal', -2),
     ('conv_transpose', -3)])
