@@ -82,6 +82,28 @@ class Layer:
                        "stream 'noise'; pass rngs={'noise': key} to apply")
     return self.module.make_rng('noise')
 
+  def examples(self, array: Array, outputs: bool = False) -> int:
+    """Returns the length of the leading axis of the inputs (or outputs): the number of examples.
+
+    Raises:
+      ValueError: if the array is one example alone, so that its leading axis is its own.
+    """
+    module = self.module
+    own = 1
+    if type(module) in (nn.Conv, nn.ConvTranspose):
+      own += len(_each(module.kernel_size))
+    elif type(module) is nn.Embed and self.method == '__call__' and not outputs:
+      own = 0
+    elif type(module) is nn.DenseGeneral and outputs:
+      own = len(_each(module.features))
+    elif type(module) is nn.DenseGeneral:
+      own = array.ndim if 0 in [axis % array.ndim for axis in _each(module.axis)] else 1
+    if array.ndim <= own:
+      raise ValueError(f'gates per example at {self.path} need a leading axis of examples, but the '
+                       f'layer is called on {array.shape}; call it on a batch (without jax.vmap '
+                       "over examples), or use per='batch'")
+    return array.shape[0]
+
   def gated_axis(self, axis: int, rank: int) -> tuple[str, int]:
     """Returns ('input' | 'output', axis of that array) which the kernel's `axis` (negative) is.
 
@@ -95,7 +117,7 @@ class Layer:
     if type(module) is nn.Embed and self.method == 'attend':
       inward, outward = -1, -2
     if type(module) is nn.DenseGeneral:
-      contracted = module.axis if isinstance(module.axis, tuple) else (module.axis,)
+      contracted = _each(module.axis)
       if not module.batch_dims:
         position = rank + axis
         if position < len(contracted):
@@ -137,7 +159,7 @@ def _(weight: Gaussian, layer: Layer, inputs: Array) -> Array:
 @linear_rule.register
 def _(weight: Gated, layer: Layer, inputs: Array) -> Array:
   """One draw per example (the leading axis of the inputs), shared by its other positions."""
-  gates = weight.draw(inputs.shape[0])
+  gates = weight.draw(layer.examples(inputs))
   if type(layer.module) is nn.Embed and layer.method == '__call__' and weight.axis == -2:
     # A row's gate multiplies the row wherever the example looks it up.
     rows = inputs.reshape(inputs.shape[0], -1)
@@ -187,15 +209,15 @@ def add_bias(outputs: Array, bias: Any, layer: Layer) -> Array:
     noise = jax.random.normal(layer.noise_key(), outputs.shape, outputs.dtype)
     return outputs + aligned(bias.mean) + aligned(jnp.sqrt(bias.var + VARIANCE_EPSILON)) * noise
   if isinstance(bias, Gated):
-    gates = along_axis(bias.draw(outputs.shape[0]), outputs.ndim, bias.axis)
+    examples = layer.examples(outputs, outputs=True)
+    gates = along_axis(bias.draw(examples), outputs.ndim, bias.axis)
     return outputs + aligned(bias.value) * gates.astype(outputs.dtype)
   return outputs + aligned(bias)
 
 
 def _batch_axes(module: nn.Module) -> int:
   """Returns how many leading axes of the inputs a DenseGeneral keeps apart, kernel and bias too."""
-  axes = module.batch_dims if type(module) is nn.DenseGeneral else ()
-  return 1 if isinstance(axes, int) else len(axes)
+  return len(_each(module.batch_dims)) if type(module) is nn.DenseGeneral else 0
 
 
 def along_axis(gates: Array, ndim: int, axis: int) -> Array:
@@ -203,6 +225,11 @@ def along_axis(gates: Array, ndim: int, axis: int) -> Array:
   shape = [1] * ndim
   shape[0], shape[axis] = gates.shape
   return gates.reshape(shape)
+
+
+def _each(value: Any) -> tuple[Any, ...]:
+  """Returns Flax's `int | Sequence[int]` as a tuple."""
+  return (value,) if isinstance(value, int) else tuple(value)
 
 
 def by_patches() -> bool:

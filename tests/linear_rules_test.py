@@ -289,3 +289,18 @@ def test_the_dtype_of_the_layer_is_kept(name):
   for boxed in [] if bias is None else kinds(bias):
     y = sparsejax.apply(layer, params_of(layer, kernel, boxed), x, rngs={'noise': KEY})
     assert y.dtype == jnp.bfloat16, type(boxed)
+
+
+@pytest.mark.parametrize('layer, x', [
+    (nn.Dense(3), normal(4)), (nn.Conv(3, (2, 2)), normal(5, 6, 4)),
+    (nn.ConvTranspose(3, (2,)), normal(5, 4)), (nn.DenseGeneral(3, axis=0), normal(4, 5))])
+def test_gates_per_example_of_one_example_alone_are_named(layer, x):
+  # Under jax.vmap the key would be the same for all: one draw per batch, in silence.
+  params = layer.init(KEY, x)['params']
+  boxed = Gated(params['kernel'], (jnp.ones(()),), KEY, lambda key, shape, one: one, -1)
+  with pytest.raises(ValueError, match='kernel need a leading axis of examples'):
+    sparsejax.apply(layer, {'params': {**params, 'kernel': boxed}}, x)
+  if x.ndim > 1 and not isinstance(layer, nn.DenseGeneral):
+    boxed = Gated(params['bias'], (jnp.ones(()),), KEY, lambda key, shape, one: one, -1)
+    with pytest.raises(ValueError, match='need a leading axis of examples'):
+      sparsejax.apply(layer, {'params': {**params, 'bias': boxed}}, x)
