@@ -27,7 +27,8 @@ class NonFiniteLoss(FloatingPointError):
   """Training met a loss that is not finite.
 
   Attributes:
-    epoch, step: where, counted from 1 and from 0. leaf: the first parameter that was not finite.
+    epoch: counted from 1. step: of this epoch, counted from 0. leaf: path of the first parameter
+      that was not finite after it.
     last_good: the state before that epoch.
   """
 

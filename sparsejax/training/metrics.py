@@ -51,14 +51,17 @@ def read_metrics(path: str | pathlib.Path) -> list[dict[str, float]]:
   path = pathlib.Path(path)
   if not path.exists():
     return []
-  lines = path.read_text(encoding='utf-8').splitlines()
+  lines = path.read_bytes().splitlines()
   rows = []
   for number, line in enumerate(lines, 1):
     try:
-      rows.append(json.loads(line))
-    except json.JSONDecodeError as error:
+      row = json.loads(line)
+      if not isinstance(row, dict) or 'epoch' not in row:
+        raise ValueError('no object with an epoch')
+    except ValueError as error:             # JSONDecodeError and UnicodeDecodeError are ValueErrors
       if number == len(lines):
         break
-      raise ValueError(f'{path}, line {number} is not JSON: {error}; restore the file or start in '
-                       'a new workdir') from error
+      raise ValueError(f'{path}, line {number} is not a row of metrics: {error}; restore the file '
+                       'or start in a new workdir') from error
+    rows.append(row)
   return rows
