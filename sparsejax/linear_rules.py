@@ -242,15 +242,18 @@ def _has_own_convolution(module: nn.Conv) -> bool:
 
 
 def _plain_transpose(module: nn.ConvTranspose) -> bool:
-  return (module.padding not in ('CIRCULAR', 'CAUSAL') and module.mask is None
-          and module.preferred_element_type is None)
+  named = isinstance(module.padding, str) and module.padding not in ('SAME', 'VALID')
+  return not named and module.mask is None and module.preferred_element_type is None
 
 
 def _conv_transpose(module: nn.ConvTranspose, params: dict[str, Array], inputs: Array) -> Array:
   """nn.ConvTranspose by patches; the stock layer takes no convolution of ours."""
-  spatial = len(module.kernel_size)
+  spatial = len(_each(module.kernel_size))
+
   def each_axis(value):
-    return (value or 1,) * spatial if value is None or isinstance(value, int) else tuple(value)
+    value = 1 if value is None else value
+    return (value,) * spatial if isinstance(value, int) else tuple(value)
+
   inputs, kernel, bias = module.promote_dtype(
       inputs, params['kernel'], params.get('bias'), dtype=module.dtype)
   batch = inputs.shape[:inputs.ndim - spatial - 1]

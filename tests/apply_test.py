@@ -60,6 +60,8 @@ PLAIN = {
     'transpose_pairs_dilated': (
         nn.ConvTranspose(3, (3, 2), padding=(1, (0, 2)), kernel_dilation=(2, 1),
                          transpose_kernel=True), normal(2, 3, 4, 2)),
+    'transpose_int_arguments': (nn.ConvTranspose(3, 3, strides=2), normal(2, 4, 2)),
+    'transpose_lower_case': (nn.ConvTranspose(3, (2,), padding='same'), normal(2, 4, 2)),
     'transpose_circular': (nn.ConvTranspose(3, (3,), strides=(2,), padding='CIRCULAR'),
                            normal(2, 4, 2)),
     'embed': (nn.Embed(5, 3), jnp.array([[1, 4], [0, 1]])),
