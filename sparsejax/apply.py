@@ -7,6 +7,7 @@ Nothing is densified in silence: a structured weight that no rule consumes raise
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,13 +23,21 @@ from sparsejax.structured import Gated, Gaussian, Packed, Stochastic, Structured
 Array = jax.Array
 
 
+# How many applies run around this one. Flax calls the interceptors of all of them at each layer.
+_depth = contextvars.ContextVar('depth of nested sparsejax.apply', default=0)
+
+
 @struct.dataclass
 class _Located(Structured):
-  """A structured weight that knows its path, so that a misplaced read names it."""
+  """A structured weight that knows its path, so that a misplaced read names it.
+
+  `depth` says which of several nested applies it belongs to.
+  """
 
   weight: Structured
   path: str = struct.field(pytree_node=False)
   allow_dense: bool = struct.field(pytree_node=False)
+  depth: int = struct.field(pytree_node=False)
 
   shape = property(lambda self: self.weight.shape)
   dtype = property(lambda self: self.weight.dtype)
@@ -70,11 +79,19 @@ def apply(
   """
   weights = core.unfreeze(variables['params']) if 'params' in variables else {}
   structured = {path for path, leaf in flatten(weights).items() if isinstance(leaf, Structured)}
+  depth = _depth.get()
   if structured:
     weights = map_leaves(
-        lambda path, leaf: _Located(leaf, path, allow_dense) if path in structured else leaf,
-        weights)
+        lambda path, leaf: (_Located(leaf, path, allow_dense, depth) if path in structured
+                            else leaf), weights)
   unused = set(structured)
+
+  def own_weight(leaf):
+    """Returns the weight itself, if it is of this apply, and notes that its layer was called."""
+    if not isinstance(leaf, _Located) or leaf.depth != depth:
+      return leaf
+    unused.discard(leaf.path)
+    return leaf.weight
 
   def interceptor(next_fun, call_args, call_kwargs, context):
     module = context.module
@@ -82,13 +99,15 @@ def apply(
       return next_fun(*call_args, **call_kwargs)
     layer = Layer(module, context.method_name)
     own = module.variables.get('params', {})
-    kernel = _unlocated(own.get(layer.name), unused)
+    kernel = own_weight(own.get(layer.name))
     if context.method_name == 'setup' and isinstance(kernel, Structured) and has_rule(kernel):
       module.embedding = None  # nn.Embed reads its table here; the rule reads it later
       return None
     if context.method_name not in ('__call__', 'attend') or len(call_args) != 1 or call_kwargs:
       return next_fun(*call_args, **call_kwargs)
-    bias = _unlocated(own.get('bias'), unused) if getattr(module, 'use_bias', False) else None
+    bias = own_weight(own.get('bias')) if getattr(module, 'use_bias', False) else None
+    if isinstance(kernel, _Located) or isinstance(bias, _Located):   # of another apply
+      return next_fun(*call_args, **call_kwargs)
     if isinstance(kernel, Structured) and has_rule(kernel):
       _refuse_redrawing(kernel, layer)
       outputs = linear_rule(kernel, layer, *call_args)
@@ -101,22 +120,18 @@ def apply(
       return layer.with_bias(kernel, bias, *call_args)
     return next_fun(*call_args, **call_kwargs)
 
-  with nn.intercept_methods(interceptor):
-    outputs = model.apply({**variables, 'params': weights} if weights else variables, *args,
-                          rngs=rngs, mutable=mutable, method=method, **kwargs)
+  inside = _depth.set(depth + 1)
+  try:
+    with nn.intercept_methods(interceptor):
+      outputs = model.apply({**variables, 'params': weights} if weights else variables, *args,
+                            rngs=rngs, mutable=mutable, method=method, **kwargs)
+  finally:
+    _depth.reset(inside)
   stochastic = {path for path in unused if isinstance(flatten(weights)[path].weight, Stochastic)}
   if stochastic and method is None:
     raise ValueError(f'structured weights that no layer used: {", ".join(sorted(stochastic))}; '
                      'call the layers they belong to, or draw plain weights there')
   return outputs
-
-
-def _unlocated(leaf: Any, unused: set[str]) -> Any:
-  """Returns the weight itself and notes that its layer was called."""
-  if isinstance(leaf, _Located):
-    unused.discard(leaf.path)
-    return leaf.weight
-  return leaf
 
 
 def _convolves_by_patches(module: nn.Module) -> bool:

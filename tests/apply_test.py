@@ -450,6 +450,22 @@ def test_model_apply_itself_refuses_structured_weights():
     nn.Dense(3).apply({'params': weights}, normal(2, 4))
 
 
+def test_apply_inside_apply_sees_its_own_weights_only():
+  inner = nn.Dense(3)
+  w = {'kernel': normal(4, 3), 'bias': normal(3)}
+
+  class Outer(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      return nn.Dense(4, name='dense')(x) @ w['kernel'] * 0 + sparsejax.apply(
+          inner, {'params': {**w, 'kernel': sharp(w['kernel'])}}, x, rngs={'noise': KEY})
+
+  x = normal(2, 4)
+  weights = boxed(random_weights(Outer(), x)['params'], 'kernel', sharp)
+  got = sparsejax.apply(Outer(), {'params': weights}, x, rngs={'noise': KEY})
+  np.testing.assert_allclose(got, inner.apply({'params': w}, x), atol=1e-3)
+
+
 def test_gradients_by_patches_inside_a_scan_equal_the_stock_convolution():
   model, x = nn.Sequential([nn.Conv(3, (3,), strides=2), nn.ConvTranspose(2, (3,), strides=(2,))]), \
       normal(2, 6, 2)
