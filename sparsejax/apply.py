@@ -103,21 +103,22 @@ def apply(
     if context.method_name == 'setup' and isinstance(kernel, Structured) and has_rule(kernel):
       module.embedding = None  # nn.Embed reads its table here; the rule reads it later
       return None
-    if context.method_name not in ('__call__', 'attend') or len(call_args) != 1 or call_kwargs:
+    inputs = (*call_args, *call_kwargs.values())
+    if context.method_name not in ('__call__', 'attend') or len(inputs) != 1:
       return next_fun(*call_args, **call_kwargs)
     bias = own_weight(own.get('bias')) if getattr(module, 'use_bias', False) else None
     if isinstance(kernel, _Located) or isinstance(bias, _Located):   # of another apply
       return next_fun(*call_args, **call_kwargs)
     if isinstance(kernel, Structured) and has_rule(kernel):
       _refuse_redrawing(kernel, layer)
-      outputs = linear_rule(kernel, layer, *call_args)
+      outputs = linear_rule(kernel, layer, *inputs)
       return outputs if bias is None else add_bias(outputs, bias, layer)
     if isinstance(bias, (Gaussian, Gated)) and kernel is not None and not isinstance(
         kernel, Structured):
       _refuse_redrawing(bias, layer)
-      return add_bias(layer(kernel, *call_args), bias, layer)
+      return add_bias(layer(kernel, *inputs), bias, layer)
     if kernel is not None and not isinstance(kernel, Structured) and _convolves_by_patches(module):
-      return layer.with_bias(kernel, bias, *call_args)
+      return layer.with_bias(kernel, bias, *inputs)
     return next_fun(*call_args, **call_kwargs)
 
   inside = _depth.set(depth + 1)

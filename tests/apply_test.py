@@ -149,6 +149,19 @@ def test_batch_norm_dropout_intermediates_and_methods_as_in_model_apply():
     np.testing.assert_allclose(got, model.apply(v, h, method=method), atol=1e-3)
 
 
+def test_a_layer_called_by_keyword_meets_its_rule():
+  class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      return nn.Dense(3, name='dense')(inputs=x)
+
+  x = normal(2, 4)
+  v = random_weights(Net(), x)
+  got = sparsejax.apply(Net(), {'params': boxed(v['params'], 'kernel', sharp)}, x,
+                        rngs={'noise': KEY})
+  np.testing.assert_allclose(got, Net().apply(v, x), atol=1e-3)
+
+
 def test_params_may_be_frozen_and_other_collections_missing():
   model, x = nn.Dense(3), normal(2, 4)
   v = random_weights(model, x)
