@@ -132,6 +132,10 @@ def apply(
   if stochastic and method is None:
     raise ValueError(f'structured weights that no layer used: {", ".join(sorted(stochastic))}; '
                      'call the layers they belong to, or draw plain weights there')
+  if mutable is not False and structured and 'params' in outputs[1]:
+    given = map_leaves(lambda path, leaf: leaf.weight if isinstance(leaf, _Located) else leaf,
+                       core.unfreeze(outputs[1]['params']))
+    return outputs[0], core.copy(outputs[1], {'params': given})
   return outputs
 
 

@@ -162,6 +162,16 @@ def test_a_layer_called_by_keyword_meets_its_rule():
   np.testing.assert_allclose(got, Net().apply(v, x), atol=1e-3)
 
 
+def test_mutable_params_come_back_as_they_were_given():
+  model, x = Everything(), normal(2, 5, 2)
+  v = random_weights(model, x)
+  weights = boxed(v['params'], 'kernel', sharp)
+  _, changed = sparsejax.apply(model, {**v, 'params': weights}, x, mutable=True,
+                               rngs={'noise': KEY})
+  assert jax.tree.structure(changed['params']) == jax.tree.structure(weights)
+  assert set(changed) == {'params', 'batch_stats', 'intermediates'}
+
+
 def test_params_may_be_frozen_and_other_collections_missing():
   model, x = nn.Dense(3), normal(2, 4)
   v = random_weights(model, x)
