@@ -49,8 +49,8 @@ class _Located(Structured):
     repair = "use noise='weight' or per='batch' there"
     if isinstance(self.weight, Packed):
       repair = 'pass allow_dense=True to compute with its dense array (a simulation: no saving)'
-    raise ValueError(f'the {kind} weight at {self.path} is read by a module that has no linear rule '
-                     f'for it; {repair}')
+    raise ValueError(f'the {kind} weight at {self.path} is read by a module that has no linear '
+                     f'rule for it; {repair}')
 
 
 def apply(
@@ -85,6 +85,7 @@ def apply(
         lambda path, leaf: (_Located(leaf, path, allow_dense, depth) if path in structured
                             else leaf), weights)
   unused = set(structured)
+  calls = 0
 
   def own_weight(leaf):
     """Returns the weight itself, if it is of this apply, and notes that its layer was called."""
@@ -94,9 +95,17 @@ def apply(
     return leaf.weight
 
   def interceptor(next_fun, call_args, call_kwargs, context):
+    nonlocal calls
+    calls += 1
     module = context.module
     if type(module) not in LINEAR_LAYERS or module.scope is None:
-      return next_fun(*call_args, **call_kwargs)
+      calls_before = calls
+      outputs = next_fun(*call_args, **call_kwargs)
+      if calls == calls_before and module.scope is not None:
+        # Nothing was called inside: perhaps nn.jit ran what it had compiled in an earlier apply.
+        inside = '/'.join((*module.path, ''))
+        unused.difference_update([path for path in unused if path.startswith(inside)])
+      return outputs
     layer = Layer(module, context.method_name)
     own = module.variables.get('params', {})
     kernel = own_weight(own.get(layer.name))
@@ -121,13 +130,13 @@ def apply(
       return layer.with_bias(kernel, bias, *inputs)
     return next_fun(*call_args, **call_kwargs)
 
-  inside = _depth.set(depth + 1)
+  entered = _depth.set(depth + 1)
   try:
     with nn.intercept_methods(interceptor):
       outputs = model.apply({**variables, 'params': weights} if weights else variables, *args,
                             rngs=rngs, mutable=mutable, method=method, **kwargs)
   finally:
-    _depth.reset(inside)
+    _depth.reset(entered)
   stochastic = {path for path in unused if isinstance(flatten(weights)[path].weight, Stochastic)}
   if stochastic and method is None:
     raise ValueError(f'structured weights that no layer used: {", ".join(sorted(stochastic))}; '
