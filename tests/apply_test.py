@@ -8,7 +8,7 @@ from flax import core, struct
 from flax import linen as nn
 
 import sparsejax
-from sparsejax import Gated, Gaussian, LowRank
+from sparsejax import Gaussian, LowRank
 from sparsejax.paths import flatten, map_leaves
 from sparsejax.structured import Packed
 

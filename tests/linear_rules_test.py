@@ -228,6 +228,7 @@ def test_noise_of_two_calls_of_one_layer_differs():
 
 def test_a_new_kind_registers_one_rule():
   from flax import struct
+
   from sparsejax.structured import Packed
 
   @struct.dataclass

@@ -305,7 +305,7 @@ def test_trains_in_a_scan_with_optax():
     return (new['params'], new['regulariser'], moments), value
 
   carry = (v['params'], v['regulariser'], tx.init(v['params']))
-  (params, state, _), losses = jax.jit(lambda c: jax.lax.scan(one, c, jnp.arange(40)))(carry)
+  (_, state, _), losses = jax.jit(lambda c: jax.lax.scan(one, c, jnp.arange(40)))(carry)
   assert losses[-1] < losses[0]
   kept = sum(int(m.sum()) for m in jax.tree.leaves(state['prune']['mask']))
   assert kept == round(0.25 * 30) + round(0.25 * 10)    # kernels of 30 and 10 weights
