@@ -15,16 +15,8 @@ import jax
 from flax import core, struct
 from flax import linen as nn
 
-from sparsejax.linear_rules import (
-  LINEAR_LAYERS,
-  Layer,
-  _has_own_convolution,
-  _plain_transpose,
-  add_bias,
-  by_patches,
-  has_rule,
-  linear_rule,
-)
+from sparsejax.linear_rules import (LINEAR_LAYERS, Layer, _has_own_convolution, _plain_transpose,
+                                    add_bias, by_patches, has_rule, linear_rule)
 from sparsejax.paths import flatten, map_leaves
 from sparsejax.structured import Gated, Gaussian, Packed, Stochastic, Structured
 
