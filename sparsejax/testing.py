@@ -3,11 +3,22 @@
     from sparsejax.testing import check_regulariser
     check_regulariser(my_method(strength=0.1))
 
-Each law is a function of its own and raises AssertionError naming the law and the leaf.
+1. The paths, shapes and dtypes given to `init` come back; jit equals eager, vmap single runs.
+2. Without a key the weights are deterministic, plain and equal to the densified `finalise`.
+3. Gradients are finite, also at zero weights and at extreme parameters, drawn and deployed.
+4. The penalty is one float32, finite, and equal to an independent oracle.
+5. What a mask in the state removed stays exactly zero under momentum, decay and averaging.
+6. `update` keeps structure, shapes and dtypes, and a run restored from arrays goes on bit for bit.
+
+Each raises AssertionError naming the law and the leaf. The time goes to compilation, so there are
+only three programs: `init`, `weights`, and one training step of a small population whose members
+stand at the points where gradients are checked and whose first member is trained on.
 """
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -25,16 +36,18 @@ Array = jax.Array
 JIT_TOLERANCE = 3e-7      # relative to the largest entry: one or two units in the last place
 VMAP_TOLERANCE = 1e-5     # batched products sum in another order
 EXTREME = 20.0            # of trained parameters, logarithms among them
+STEPS = 10                # of training
+MEMBERS = ('init', 'other numbers', 'zero weights', 'zero', f'+{EXTREME}', f'-{EXTREME}')
 
 
 def example_weights(key: Array, dtype: Any = jnp.float32) -> Tree:
-  """Returns a small tree: two dense kernels, a convolution and an all-zero input row."""
+  """Returns a small tree: two dense kernels, a convolution, an all-zero input row and unit."""
   k1, k2, k3 = jax.random.split(key, 3)
-  first = jax.random.normal(k1, (8, 6)).at[2].set(0.0)
+  first = jax.random.normal(k1, (8, 6)).at[2].set(0.0).at[:, 1].set(0.0)
   return {
       'dense0': {'kernel': first.astype(dtype)},
       'conv': {'kernel': jax.random.normal(k2, (3, 3, 4, 6)).astype(dtype)},
-      'head': {'kernel': jax.random.normal(k3, (8, 4)).astype(dtype)},
+      'head': {'kernel': jax.random.normal(k3, (8, 6)).astype(dtype)},
   }
 
 
@@ -52,23 +65,39 @@ def check_regulariser(regulariser: Regulariser, weights: Tree | None = None, *,
   Raises:
     AssertionError: at the first law that does not hold.
   """
-  key = jax.random.key(20)
   weights = example_weights(jax.random.key(7)) if weights is None else weights
-  params, state = jax.jit(regulariser.init)(key, weights)
-  check_shapes(regulariser, weights, params, state, key)
-  check_jit_and_vmap(regulariser, params, state, key)
+  keys = jax.random.split(jax.random.key(20), (STEPS, len(MEMBERS)))
+  init = jax.jit(regulariser.init)
+  params, state = init(keys[0, 0], weights)
+  check_shapes(regulariser, weights, params, state, keys[0, 0])
+  read = jax.jit(lambda *args: (regulariser.weights(*args[:2]), regulariser.weights(*args),
+                                regulariser.penalty(*args)))
   check_deployed(regulariser, params, state)
-  check_gradients(regulariser, params, state, key)
-  check_penalty(regulariser, params, state, key, oracle, oracle_tolerance)
-  check_updates(regulariser, params, state, key)
-  check_resume(regulariser, params, state, key)
+  check_jit(regulariser, read, params, state, keys[0, 0])
+  check_penalty(read(params, state, keys[0, 0])[2], params, state, oracle, oracle_tolerance)
+
+  at_zero, _ = init(keys[0, 0], jax.tree.map(np.zeros_like, weights))
+  population = _Population(regulariser, params, state, at_zero)
+  check_update(population)
+  start = (population.params, population.state, population.optimiser, population.params)
+  runs, seen = population.run(start, keys, 0, STEPS)
+  check_vmap(read, population, seen[0], keys[0])
+  check_gradients(seen[0])
+  check_masks(runs, seen)
+  check_deployed(regulariser, *_member(runs[-1][:2]))
+  check_resume(population, runs, keys)
 
 
-def check_shapes(regulariser, weights, params, state, key) -> None:
+# --- one law each ---------------------------------------------------------------------------------
+
+
+def check_shapes(regulariser: Regulariser, weights: Tree, params: Tree, state: Tree,
+                 key: Array) -> None:
   """Law 1: the paths, shapes and dtypes given to `init` come back, drawn and deployed."""
   wanted = flatten(weights)
-  for draw in (None, key):
-    got = flatten(regulariser.weights(params, state, draw))
+  for drawn in jax.eval_shape(lambda *args: (regulariser.weights(*args[:2]),
+                                             regulariser.weights(*args)), params, state, key):
+    got = flatten(drawn)
     assert got.keys() == wanted.keys(), (
         f'law 1: weights has the paths {sorted(got)}, init was given {sorted(wanted)}')
     for path, leaf in wanted.items():
@@ -77,23 +106,25 @@ def check_shapes(regulariser, weights, params, state, key) -> None:
           f'law 1: {path} is {seen}, init was given {(leaf.shape, leaf.dtype)}')
 
 
-def check_jit_and_vmap(regulariser, params, state, key) -> None:
-  """Law 1: jit equals eager; vmap over keys and over the numbers in state equals single runs."""
-  _assert_close(jax.jit(regulariser.weights)(params, state, key),
-                regulariser.weights(params, state, key), JIT_TOLERANCE, 'law 1: jit against eager')
-  keys = jax.random.split(key, 2)
-  many = jax.jit(jax.vmap(regulariser.weights, (None, None, 0)))(params, state, keys)
+def check_jit(regulariser: Regulariser, read: Callable, params: Tree, state: Tree,
+              key: Array) -> None:
+  """Law 1: the compiled weights, `read`, equal those of eager calls, drawn and deployed."""
+  deployed, drawn, _ = read(params, state, key)
+  for name, got, wanted in (('deployed', deployed, regulariser.weights(params, state)),
+                            ('drawn', drawn, regulariser.weights(params, state, key))):
+    _assert_close(got, wanted, JIT_TOLERANCE, f'law 1: jit against eager, {name}')
+
+
+def check_vmap(read: Callable, population: _Population, seen: dict, keys: Array) -> None:
+  """Law 1: vmap over keys, params and the numbers in the state equals single runs."""
   for i in range(2):
-    _assert_close(jax.tree.map(lambda leaf: leaf[i], many), regulariser.weights(  # noqa: B023
-        params, state, keys[i]), VMAP_TOLERANCE, 'law 1: vmap over keys')
-  states = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), state)
-  if jax.tree.leaves(states):
-    penalties = jax.jit(jax.vmap(regulariser.penalty, (None, 0, None)))(params, states, key)
-    _assert_close(penalties[1], regulariser.penalty(params, state, key), VMAP_TOLERANCE,
-                  'law 1: vmap over the numbers in state')
+    _, drawn, penalty = read(*_member((population.params, population.state), i), keys[i])
+    law = f'law 1: vmap against a single run, member {MEMBERS[i]!r}'
+    _assert_close(_member(seen['drawn'], i), drawn, VMAP_TOLERANCE, law)
+    _assert_close(_member(seen['penalty'], i), penalty, VMAP_TOLERANCE, f'{law}, penalty')
 
 
-def check_deployed(regulariser, params, state) -> None:
+def check_deployed(regulariser: Regulariser, params: Tree, state: Tree) -> None:
   """Law 2: without a key the weights are deterministic, and equal the densified `finalise`."""
   first = regulariser.weights(params, state)
   again = regulariser.weights(params, state, None)
@@ -104,29 +135,18 @@ def check_deployed(regulariser, params, state) -> None:
                 'law 2: finalise against weights(params, state)')
 
 
-def check_gradients(regulariser, params, state, key) -> None:
-  """Law 3: gradients are finite, also at zero and at extreme parameters, drawn and deployed."""
-  def loss(params, draw):
-    drawn = regulariser.weights(params, state, draw)
-    floats = [leaf for leaf in jax.tree.leaves(drawn) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    return sum(jnp.sum(leaf.astype(jnp.float32)) for leaf in floats) + regulariser.penalty(
-        params, state, draw)
-
-  def filled(value):
-    return jax.tree.map(lambda leaf: jnp.full_like(leaf, value), params)
-
-  grad = jax.jit(jax.grad(loss))
-  for name, point in (('init', params), ('zero', filled(0.0)), (f'+{EXTREME}', filled(EXTREME)),
-                      (f'-{EXTREME}', filled(-EXTREME))):
-    for draw in (None, key):
-      for path, leaf in flatten(grad(point, draw)).items():
-        assert np.all(np.isfinite(np.asarray(leaf, np.float32))), (
-            f'law 3: the gradient at {path} is not finite with parameters at {name}')
+def check_gradients(seen: dict) -> None:
+  """Law 3: gradients are finite at every member of the population, drawn and deployed."""
+  for kind in ('drawn', 'deployed'):
+    for path, leaf in flatten(seen[f'grad_{kind}']).items():
+      for name, values in zip(MEMBERS, np.asarray(leaf, np.float32)):
+        assert np.all(np.isfinite(values)), (
+            f'law 3: the gradient at {path} ({kind}) is not finite with parameters at {name}')
 
 
-def check_penalty(regulariser, params, state, key, oracle, tolerance) -> None:
+def check_penalty(value: Array, params: Tree, state: Tree,
+                  oracle: Callable[[Tree, Tree], float] | None, tolerance: float) -> None:
   """Law 4: the penalty is a real scalar in nats, equal to an independent oracle."""
-  value = regulariser.penalty(params, state, key)
   assert value.shape == () and value.dtype == jnp.float32, (
       f'law 4: the penalty is {value.dtype} of shape {value.shape}, not one float32')
   assert np.isfinite(value), f'law 4: the penalty is {value}'
@@ -136,103 +156,172 @@ def check_penalty(regulariser, params, state, key, oracle, tolerance) -> None:
                                err_msg='law 4: the penalty against its oracle')
 
 
-def check_updates(regulariser, params, state, key) -> None:
-  """Law 5 and the shapes of `update`: what a mask removed stays exactly zero.
+def check_masks(runs: list, seen: list[dict]) -> None:
+  """Law 5: what a mask removed stays exactly zero, in the params and in an average of them.
 
-  Ten steps of momentum with decay, and an average of the params as evaluation uses it.
+  A mask may grow back (RigL), but from zero: the params are read with the mask of the step before.
   """
-  step = _TrainingStep(regulariser, optax.chain(optax.add_decayed_weights(1e-2),
-                                                 optax.sgd(0.1, momentum=0.9)))
-  optimiser = step.optimiser.init(params)
-  average = params
-  removed: dict[str, np.ndarray] = {}
-  for i in range(10):
-    new = step(params, state, optimiser, jnp.int32(i), key)
-    for before, after in zip(jax.tree.leaves((params, state)), jax.tree.leaves(new[:2])):
-      assert (before.shape, before.dtype) == (after.shape, after.dtype), (
-          f'update changes {before.dtype}{before.shape} to {after.dtype}{after.shape}; a scan needs '
-          'both to stay')
-    assert jax.tree.structure((params, state)) == jax.tree.structure(new[:2]), (
-        'update changes the structure of params or state')
-    params, state, optimiser = new
-    average = jax.tree.map(lambda a, p: 0.9 * a + 0.1 * p, average, params)
-    for source, tree in (('momentum and decay', params), ('an average', average)):
-      for path, leaf in flatten(regulariser.weights(tree, state)).items():
-        if path in removed:
-          assert not np.any(np.asarray(leaf)[removed[path]]), (
+  before: dict[str, Array] = {}
+  for i, (run, values) in enumerate(zip(runs, seen)):
+    now = _masks(_member(run[1]))
+    for source, tree, masks in (('momentum and decay', values['deployed'], before),
+                                ('an average', values['averaged'], now)):
+      for path, leaf in flatten(_member(tree)).items():
+        if path in masks:
+          removed = np.broadcast_to(np.logical_not(masks[path]), leaf.shape)
+          assert not np.any(np.asarray(leaf)[removed]), (
               f'law 5: {source} revived pruned weights of {path} in step {i}')
-    for path, mask in _masks(state).items():
-      removed[path] = np.logical_not(mask)
+    before = now
 
 
-def check_resume(regulariser, params, state, key) -> None:
-  """Law 6: saved as arrays and restored, the same program goes on bit for bit."""
-  step = _TrainingStep(regulariser, optax.adam(1e-2))
+def check_update(population: _Population) -> None:
+  """Law 6: `update` keeps the structure, shapes and dtypes of params and state."""
+  before = _by_path((population.params, population.state))
+  after = _by_path(population.traced.out_info[0][:2])
+  assert before.keys() == after.keys(), (
+      f'law 6: update changes the structure of params or state, from {sorted(before)} to '
+      f'{sorted(after)}')
+  for path, old in before.items():
+    new = after[path]
+    assert (old.shape, old.dtype) == (new.shape, new.dtype), (
+        f'law 6: update changes {path} from {old.dtype}{old.shape[1:]} to '
+        f'{new.dtype}{new.shape[1:]}; a scan and a restored run need both to stay')
 
-  def run(carry, first, last):
+
+def check_resume(population: _Population, runs: list, keys: Array) -> None:
+  """Law 6: saved as arrays and restored, the same program goes on bit for bit.
+
+  A restart also traces anew: whatever `update` keeps outside params and state, a counter in Python
+  for one, would give another program.
+  """
+  assert population.text == _text(population.trace()), (
+      'law 6: traced again, the training step is another program; keep in the state whatever '
+      'changes between steps')
+  saved = jax.tree.map(np.asarray, runs[1])
+  restored, _ = population.run(jax.tree.map(jnp.asarray, saved), keys, 2, 4)
+  after = _by_path(restored[-1])
+  for path, leaf in _by_path(runs[3]).items():
+    assert np.array_equal(np.asarray(leaf), np.asarray(after[path]), equal_nan=True), (
+        f'law 6: {path} differs after a restart')
+
+
+# --- the population -------------------------------------------------------------------------------
+
+
+class _Population:
+  """MEMBERS as one vmapped training step: Adam with decay on a quadratic loss of the weights."""
+
+  def __init__(self, regulariser: Regulariser, params: Tree, state: Tree, at_zero: Tree):
+    def filled(value):
+      return jax.tree.map(lambda leaf: np.full(leaf.shape, value, leaf.dtype), params)
+
+    def other(leaf):
+      number = leaf.ndim == 0 and jnp.issubdtype(leaf.dtype, jnp.floating)
+      return np.asarray(leaf) * leaf.dtype.type(0.5) if number else leaf
+
+    self.regulariser = regulariser
+    self.params = _stack(params, params, at_zero, filled(0.0), filled(EXTREME), filled(-EXTREME))
+    self.state = _stack(state, jax.tree.map(other, state), *[state] * 4)
+    self.rule = optax.adamw(0.1, weight_decay=1e-2)
+    # Adam starts from zeros: made by NumPy, they need no program.
+    self.optimiser = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype),
+                                  jax.eval_shape(jax.vmap(self.rule.init), self.params))
+    self.traced = self.trace()
+    self.text = _text(self.traced)
+
+  def trace(self) -> Any:
+    """Returns the step traced from its Python code."""
+    start = (self.params, self.state, self.optimiser, self.params)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), len(MEMBERS)))
+
+    def step(*args):  # a new function each time, for jit remembers what it has traced
+      return jax.vmap(self._step, (0, 0, None))(*args)
+    return jax.jit(step).trace(start, keys, jnp.int32(0))
+
+  @functools.cached_property
+  def _compiled(self) -> Any:
+    return self.traced.lower().compile()
+
+  def run(self, carry: tuple, keys: Array, first: int, last: int) -> tuple[list, list[dict]]:
+    """Returns the carry after each step in [first, last), and what was seen in it."""
+    runs, seen = [], []
     for i in range(first, last):
-      carry = step(*carry, jnp.int32(i), key)
-    return carry
+      carry, values = self._compiled(carry, keys[i], jnp.int32(i))
+      runs.append(carry)
+      seen.append(values)
+    return runs, seen
 
-  start = (params, state, step.optimiser.init(params))
-  through = run(start, 0, 4)
-  saved = jax.tree.map(np.asarray, run(start, 0, 2))
-  restored = run(jax.tree.map(jnp.asarray, saved), 2, 4)
-  for (path, a), b in zip(jax.tree_util.tree_flatten_with_path(through)[0],
-                          jax.tree.leaves(restored)):
-    assert np.array_equal(np.asarray(a), np.asarray(b)), (
-        f'law 6: {jax.tree_util.keystr(path)} differs after a restart')
-
-
-class _TrainingStep:
-  """One optimiser step on a quadratic loss of the drawn weights, compiled."""
-
-  def __init__(self, regulariser: Regulariser, optimiser: optax.GradientTransformation):
-    self.regulariser, self.optimiser = regulariser, optimiser
-    self._step = jax.jit(self._take)
-
-  def __call__(self, params, state, optimiser, step, key):
-    return self._step(params, state, optimiser, step, key)
-
-  def _take(self, params, state, optimiser, step, key):
-    key = jax.random.fold_in(key, step)
+  def _step(self, carry, key, step):
+    params, state, optimiser, average = carry
+    method = self.regulariser
 
     def loss_of_weights(weights):
       floats = [leaf for leaf in jax.tree.leaves(weights)
                 if jnp.issubdtype(leaf.dtype, jnp.floating)]
       return sum(jnp.square(leaf.astype(jnp.float32) - 0.3).mean() for leaf in floats)
 
-    def loss(params):
-      drawn = self.regulariser.weights(params, state, key)
-      return loss_of_weights(drawn) + self.regulariser.penalty(params, state, key) / 1000
+    def loss(params, key):
+      drawn, penalty = method.weights(params, state, key), method.penalty(params, state, key)
+      return loss_of_weights(drawn) + penalty / 1000, (drawn, penalty)
 
-    weight_grads = None
-    if self.regulariser.needs_weight_grads:
-      weight_grads = jax.grad(loss_of_weights)(self.regulariser.weights(params, state, key))
-    updates, optimiser = self.optimiser.update(jax.grad(loss)(params), optimiser, params)
-    params, state = self.regulariser.update(
+    grad = jax.grad(loss, has_aux=True)
+    grads, (drawn, penalty) = grad(params, key)
+    seen = {'drawn': drawn, 'penalty': penalty, 'grad_drawn': grads,
+            'grad_deployed': grad(params, None)[0]}
+    weight_grads = jax.grad(loss_of_weights)(drawn) if method.needs_weight_grads else None
+    updates, optimiser = self.rule.update(grads, optimiser, params)
+    params, state = method.update(
         optax.apply_updates(params, updates), state, step=step, weight_grads=weight_grads, key=key)
-    return params, state, optimiser
+    average = jax.tree.map(lambda a, p: 0.9 * a + 0.1 * p, average, params)
+    seen['deployed'], seen['averaged'] = {}, {}
+    if _masks(state):
+      seen['deployed'] = method.weights(params, state)
+      seen['averaged'] = method.weights(average, state)
+    return (params, state, optimiser, average), seen
 
 
-def _masks(state: Tree) -> dict[str, np.ndarray]:
+def _text(traced: Any) -> str:
+  """Returns a traced program and its constants as text, without the addresses of objects."""
+  constants = ' '.join(str(np.asarray(const).tolist()) for const in traced.jaxpr.consts)
+  return re.sub('0x[0-9a-f]+', '', f'{traced.jaxpr} {constants}')
+
+
+def _stack(*trees: Any) -> Any:
+  return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *trees)
+
+
+def _member(tree: Any, i: int = 0) -> Any:
+  """Returns one member of a population; keys of structured weights stay as they are."""
+  return jax.tree.map(
+      lambda leaf: leaf[i] if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+      else jnp.asarray(np.asarray(leaf)[i]), tree)
+
+
+def _by_path(tree: Any) -> dict[str, Any]:
+  """Returns {path as text: leaf}, with the insides of structured weights and of tuples."""
+  return {jax.tree_util.keystr(path): leaf
+          for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def _masks(state: Tree) -> dict[str, Array]:
   """Returns {path of the weight: mask} for every tree named `mask` in the state."""
   found = {}
   for path, leaf in flatten(state).items():
     parts = path.split('/')
     if 'mask' in parts:
-      found['/'.join(parts[parts.index('mask') + 1:])] = np.asarray(leaf)
+      found['/'.join(parts[parts.index('mask') + 1:])] = leaf
   return found
 
 
 def _assert_close(got: Any, wanted: Any, tolerance: float, law: str) -> None:
   """Compares the floating leaves, relative to the largest entry of each."""
-  pairs = zip(jax.tree_util.tree_flatten_with_path(got)[0], jax.tree.leaves(wanted))
-  for (path, a), b in pairs:
-    if not jnp.issubdtype(jnp.asarray(a).dtype, jnp.floating):
+  by_path = _by_path(wanted)
+  for path, a in _by_path(got).items():
+    b = by_path[path]
+    if not jnp.issubdtype(a.dtype, jnp.floating):
       continue
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     scale = np.max(np.abs(b), initial=0.0)
     worst = np.max(np.abs(a - b), initial=0.0)
     assert worst <= tolerance * max(scale, 1e-30), (
-        f'{law}, at {jax.tree_util.keystr(path)}: differs by {worst:.3g} of {scale:.3g}')
+        f'{law}, at {path}: differs by {worst:.3g} of {scale:.3g}')
