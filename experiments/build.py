@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -22,27 +23,69 @@ from sparsejax.models.convnet import ConvNet
 from sparsejax.models.lenet import MLP, LeNet5Caffe
 from sparsejax.training.fit import Preprocess, Recipe, constant_one
 
+
+def chain(outer: sparsejax.Regulariser, inner: sparsejax.Regulariser) -> sparsejax.Regulariser:
+  """sparsejax.chain under names that a config can carry."""
+  return sparsejax.chain(outer, inner)
+
+
+def stacked(layer: sparsejax.Regulariser, axes: int = 1) -> sparsejax.Regulariser:
+  """sparsejax.stacked under names that a config can carry."""
+  return sparsejax.stacked(layer, axes)
+
+
+def he_normal() -> Any:
+  """He et al., 2015, arXiv:1502.01852: N(0, 2 / inputs)."""
+  return nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
+
+
 METHODS: dict[str, Callable[..., sparsejax.Regulariser]] = {
+    'chain': chain,
     'dropout': sparsejax.dropout,
     'group_lasso': sparsejax.group_lasso,
     'l0_hard_concrete': sparsejax.l0_hard_concrete,
     'l1': sparsejax.l1,
     'magnitude_pruning': sparsejax.magnitude_pruning,
     'sparse_variational_dropout': sparsejax.sparse_variational_dropout,
+    'stacked': stacked,
     'weight_decay': sparsejax.weight_decay,
 }
+NESTED = {chain: ('outer', 'inner'), stacked: ('layer',)}   # arguments that are methods themselves
 MODELS: dict[str, Callable[..., nn.Module]] = {
     'mlp': MLP,
     'lenet_5_caffe': LeNet5Caffe,
     'convnet': ConvNet,
 }
 INITIALISERS: dict[str, Callable[..., Any]] = {
-    'he_normal': nn.initializers.variance_scaling,
-    'lecun_normal': nn.initializers.variance_scaling,
+    'he_normal': he_normal,
+    'lecun_normal': nn.initializers.lecun_normal,
     'normal': nn.initializers.normal,
-    'glorot_uniform': nn.initializers.xavier_uniform,
+    'glorot_uniform': nn.initializers.glorot_uniform,
 }
 OPTIMISERS = {'adam': optax.adam, 'sgd': optax.sgd}
+SCHEDULES = ('cubic_sparsity', 'piecewise_linear')
+FIELDS = ('paper', 'seed', 'dataset', 'training_examples', 'validation_examples', 'batch_size',
+          'epochs', 'evaluate_every', 'checkpoint_every', 'ema_decay', 'penalty_weight',
+          'preprocess', 'model', 'optimiser', 'regulariser')
+
+
+def require_whole(config: ml_collections.ConfigDict) -> None:
+  """Raises ValueError unless the config has the fields of a run, no other, and sane counts."""
+  for field in config:
+    if field not in FIELDS:
+      raise ValueError(f'config has no field {field!r}; {_near(field, FIELDS)}fields are '
+                       f'{", ".join(FIELDS)}')
+  missing = [field for field in FIELDS if field not in config]
+  if missing:
+    raise ValueError(f'config lacks {", ".join(missing)}; see experiments/configs for examples')
+  for field in ('batch_size', 'epochs', 'evaluate_every', 'checkpoint_every'):
+    if config[field] < 1:
+      raise ValueError(f'config.{field}={config[field]} must be at least 1')
+  for field in ('seed', 'training_examples', 'validation_examples'):
+    if config[field] < 0:
+      raise ValueError(f'config.{field}={config[field]} must not be negative')
+  if not 0 <= config.ema_decay < 1:
+    raise ValueError(f'config.ema_decay={config.ema_decay} must lie in [0, 1); 0 is without average')
 
 
 def recipe(config: ml_collections.ConfigDict, images: np.ndarray) -> Recipe:
@@ -51,12 +94,17 @@ def recipe(config: ml_collections.ConfigDict, images: np.ndarray) -> Recipe:
   Raises:
     ValueError: for a name that is not known or a field that nothing reads, with the nearest one.
   """
+  require_whole(config)
   steps = len(images) // config.batch_size
+  if steps == 0:
+    raise ValueError(f'config.batch_size={config.batch_size} exceeds the {len(images)} training '
+                     'examples; lower it')
+  _require_names(config.preprocess, ('scale', 'subtract_mean'), 'config.preprocess')
   mean = np.asarray(images, np.float32).mean(0) if config.preprocess.subtract_mean else 0.0
-  training_flag = 'train' in inspect.signature(MODELS[_known(
-      config.model.name, MODELS, 'config.model.name')].__call__).parameters
+  network = model(config.model)
+  training_flag = 'train' in inspect.signature(type(network).__call__).parameters
   return Recipe(
-      model=model(config.model),
+      model=network,
       regulariser=regulariser(config.regulariser, steps),
       optimiser=optimiser(config.optimiser, steps),
       num_terms=len(images),
@@ -71,56 +119,63 @@ def recipe(config: ml_collections.ConfigDict, images: np.ndarray) -> Recipe:
 
 def model(config: ml_collections.ConfigDict) -> nn.Module:
   """Returns the model `config.name` with the other fields as its attributes."""
-  fields = _plain(config)
-  name = fields.pop('name')
-  kernel_init = fields.pop('kernel_init', None)
-  build = MODELS[_known(name, MODELS, 'config.model.name')]
-  _require_fields(fields, build, f'config.model ({name})')
-  if kernel_init is not None:
-    fields['kernel_init'] = initialiser(kernel_init)
+  fields, build = _choose(_plain(config), 'name', MODELS, 'config.model')
+  if 'kernel_init' in fields:
+    fields['kernel_init'] = initialiser(fields['kernel_init'])
   return build(**fields)
 
 
 def initialiser(config: str | Mapping[str, Any]) -> Any:
   """Returns a kernel initialiser: a name, or {'name': 'normal', 'stddev': 0.01}."""
+  if not isinstance(config, (str, Mapping)):
+    raise ValueError(f'config.model.kernel_init={config!r} must be a name, or a name and fields')
   fields = {'name': config} if isinstance(config, str) else dict(config)
-  name = _known(fields.pop('name'), INITIALISERS, 'config.model.kernel_init')
-  if name == 'he_normal':
-    return nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
-  if name == 'lecun_normal':
-    return nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal')
-  return INITIALISERS[name](**fields)
+  fields, build = _choose(fields, 'name', INITIALISERS, 'config.model.kernel_init')
+  return build(**fields)
 
 
 def regulariser(config: ml_collections.ConfigDict, steps_per_epoch: int) -> sparsejax.Regulariser:
   """Returns the partition {rule: {leaves, method, every number}}."""
   rules = {}
   for name, rule in config.items():
+    where = f'config.regulariser.{name}'
     fields = _plain(rule)
-    if 'leaves' not in fields or 'method' not in fields:
-      raise ValueError(f'config.regulariser.{name} needs leaves (a pattern of paths) and method; '
-                       f'it has {", ".join(fields)}')
+    if not isinstance(fields, dict) or 'leaves' not in fields or 'method' not in fields:
+      raise ValueError(f'{where} needs leaves (a pattern of paths) and method; it is {fields}')
     leaves = fields.pop('leaves')
-    rules[name] = (leaves, method(fields, steps_per_epoch, f'config.regulariser.{name}'))
+    try:
+      re.compile(leaves)
+    except re.error as error:
+      raise ValueError(f'{where}.leaves={leaves!r} is no regular expression: {error}') from error
+    rules[name] = (leaves, method(fields, steps_per_epoch, where))
   return sparsejax.partition(**rules)
 
 
 def method(fields: dict[str, Any], steps_per_epoch: int, where: str) -> sparsejax.Regulariser:
-  """Returns fields['method'] with the other fields as its arguments; lists of methods chain."""
-  fields = dict(fields)
-  name = _known(fields.pop('method'), METHODS, f'{where}.method')
-  build = METHODS[name]
-  _require_fields(fields, build, f'{where} ({name})')
-  return build(**{key: number(value, steps_per_epoch, f'{where}.{key}')
-                  for key, value in fields.items()})
+  """Returns the method fields['method'] with the other fields as its arguments.
+
+  Two methods hold others, as nested dicts of the same form:
+
+  * 'chain': `inner` regularises the parameters of `outer`, sparsejax.chain(outer, inner);
+  * 'stacked': `layer` for each layer of a scanned stack, sparsejax.stacked(layer, axes).
+  """
+  fields, build = _choose(fields, 'method', METHODS, where)
+  arguments = {}
+  for key, value in fields.items():
+    inside = f'{where}.{key}'
+    if key in NESTED.get(build, ()):
+      if not isinstance(value, Mapping):
+        raise ValueError(f'{inside}={value!r} must hold a method and its numbers')
+      arguments[key] = method(dict(value), steps_per_epoch, inside)
+    else:
+      arguments[key] = number(value, steps_per_epoch, inside)
+  return build(**arguments)
 
 
 def optimiser(config: ml_collections.ConfigDict,
               steps_per_epoch: int) -> optax.GradientTransformation:
   """Returns the optax optimiser {'name': 'adam', 'learning_rate': number or schedule, ...}."""
-  fields = _plain(config)
-  build = OPTIMISERS[_known(fields.pop('name'), OPTIMISERS, 'config.optimiser.name')]
-  _require_fields(fields, build, 'config.optimiser')
+  fields, build = _choose(_plain(config), 'name', OPTIMISERS, 'config.optimiser')
   return build(**{key: number(value, steps_per_epoch, f'config.optimiser.{key}')
                   for key, value in fields.items()})
 
@@ -130,6 +185,8 @@ def penalty_weight(config: Any, steps_per_epoch: int) -> Callable[[Any], Any]:
   value = number(_plain(config), steps_per_epoch, 'config.penalty_weight')
   if callable(value):
     return value
+  if not (isinstance(value, (int, float)) and 0 <= value < float('inf')):
+    raise ValueError(f'config.penalty_weight={value!r} must be a schedule or a number from 0 on')
   return constant_one if value == 1.0 else lambda step: value
 
 
@@ -143,8 +200,7 @@ def number(value: Any, steps_per_epoch: int, where: str) -> Any:
   if not isinstance(value, Mapping) or 'schedule' not in value:
     return value
   fields = dict(value)
-  name = _known(fields.pop('schedule'), {'piecewise_linear': 0, 'cubic_sparsity': 0},
-                f'{where}.schedule')
+  name = _known(fields.pop('schedule'), SCHEDULES, f'{where}.schedule')
   if name == 'cubic_sparsity':
     _require_names(fields, ('final', 'begin_epoch', 'end_epoch'), where)
     return sparsejax.cubic_sparsity(fields['final'], fields['begin_epoch'] * steps_per_epoch,
@@ -170,22 +226,37 @@ def _plain(config: Any) -> Any:
   return config
 
 
-def _known(name: str, known: Mapping[str, Any], where: str) -> str:
+def _near(name: str, known: Collection[str]) -> str:
+  near = difflib.get_close_matches(str(name), known, n=1)
+  return f'did you mean {near[0]!r}? ' if near else ''
+
+
+def _known(name: str, known: Collection[str], where: str) -> str:
   if name not in known:
-    near = difflib.get_close_matches(str(name), known, n=1)
-    hint = f'; did you mean {near[0]!r}?' if near else ''
-    raise ValueError(f'{where}={name!r} is not one of {", ".join(sorted(known))}{hint}')
+    raise ValueError(f'{where}={name!r} is unknown; {_near(name, known)}choose one of '
+                     f'{", ".join(sorted(known))}')
   return name
 
 
-def _require_fields(fields: Mapping[str, Any], build: Callable[..., Any], where: str) -> None:
-  """Raises ValueError for a field that `build` does not take."""
-  accepted = [name for name in inspect.signature(build).parameters if name not in ('parent', 'name')]
+def _choose(fields: dict[str, Any], key: str, known: Mapping[str, Callable[..., Any]],
+            where: str) -> tuple[dict[str, Any], Callable[..., Any]]:
+  """Returns (the other fields, what fields[key] names), checked against each other."""
+  if key not in fields:
+    raise ValueError(f'{where} needs the field {key!r}, one of {", ".join(sorted(known))}; it has '
+                     f'{", ".join(fields) or "none"}')
+  fields = dict(fields)
+  name = _known(fields.pop(key), known, f'{where}.{key}')
+  parameters = {parameter: value for parameter, value in
+                inspect.signature(known[name]).parameters.items()
+                if parameter not in ('parent', 'name')}
   for field in fields:
-    if field not in accepted:
-      near = difflib.get_close_matches(field, accepted, n=1)
-      hint = f'did you mean {near[0]!r}? ' if near else ''
-      raise ValueError(f'{where} has no field {field!r}; {hint}fields are {", ".join(accepted)}')
+    if field not in parameters:
+      raise ValueError(f'{where} ({name}) has no field {field!r}; {_near(field, parameters)}fields '
+                       f'are {", ".join(parameters) or "none"}')
+  for parameter, value in parameters.items():
+    if value.default is value.empty and parameter not in fields:
+      raise ValueError(f'{where} ({name}) needs the field {parameter!r}')
+  return fields, known[name]
 
 
 def _require_names(fields: Mapping[str, Any], names: tuple[str, ...], where: str) -> None:

@@ -15,7 +15,7 @@ from rich.console import Console
 import sparsejax
 from experiments import build, datasets, workdir
 from experiments.progress import Progress
-
+from experiments.report.report import REPORT_FILE, write_report
 from sparsejax import codec, ledger
 from sparsejax.compaction.compact import compact
 from sparsejax.training.checkpoint import Checkpoints
@@ -58,16 +58,23 @@ def run(config: ml_collections.ConfigDict, folder: str | pathlib.Path, config_na
     NonFiniteLoss: if training diverges; the state before that epoch is the last checkpoint.
   """
   console = console or Console()
-  folder = workdir.claim(folder, config)
+  build.require_whole(config)
+  folder = workdir.check(folder, config)
   if (folder / LEDGER_FILE).exists():
     sheet = ledger.read(folder / LEDGER_FILE)
+    if not (folder / REPORT_FILE).exists():     # the run was cut off between the two
+      write_report(folder)
     console.print(ledger.table(sheet), f'This run had ended; its files are in {folder}', sep='\n')
     return sheet
   data = load(config)
   recipe = build.recipe(config, data.images)
-  state, seconds = train(config, recipe, data, folder, console)
+  state = start(recipe, jax.random.key(config.seed), jnp.asarray(data.images[:1]))
+  # Not before here: a mistake in the config must not make the folder that of the mistake.
+  workdir.claim(folder, config)
+  state, seconds = train(config, recipe, state, data, folder, console)
   sheet = measure(config, config_name, recipe, state, data, folder, seconds)
   ledger.write(folder / LEDGER_FILE, sheet)
+  write_report(folder)
 
   console.print(ledger.table(sheet), f'Files of this run: {folder}', sep='\n')
   return sheet
@@ -78,6 +85,9 @@ def load(config: ml_collections.ConfigDict) -> Data:
   dataset = datasets.load(config.dataset)
   images, labels, held_images, held_labels = datasets.hold_out(
       dataset, config.validation_examples, config.seed)
+  if config.training_examples > len(images):
+    raise ValueError(f'config.training_examples={config.training_examples} exceeds the '
+                     f'{len(images)} of {config.dataset} that are not held out; 0 takes all')
   if config.training_examples:
     images, labels = images[:config.training_examples], labels[:config.training_examples]
   if len(held_images):
@@ -85,10 +95,9 @@ def load(config: ml_collections.ConfigDict) -> Data:
   return Data(images, labels, images[:5000], labels[:5000], 'train', dataset)
 
 
-def train(config: ml_collections.ConfigDict, recipe: Recipe, data: Data, folder: pathlib.Path,
-          console: Console) -> tuple[TrainState, float]:
-  """Trains to config.epochs, resuming from the newest checkpoint; returns (state, seconds)."""
-  state = start(recipe, jax.random.key(config.seed), jnp.asarray(data.images[:1]))
+def train(config: ml_collections.ConfigDict, recipe: Recipe, state: TrainState, data: Data,
+          folder: pathlib.Path, console: Console) -> tuple[TrainState, float]:
+  """Trains from `state`, or the newest checkpoint, to config.epochs; returns (state, seconds)."""
   checkpoints = Checkpoints(folder / 'checkpoints')
   done = 0
   if checkpoints.latest_epoch() is not None:

@@ -28,7 +28,7 @@ def config_hash(config: ml_collections.ConfigDict) -> str:
   return hashlib.sha256(config_text(config).encode()).hexdigest()
 
 
-def claim(folder: str | pathlib.Path, config: ml_collections.ConfigDict) -> pathlib.Path:
+def check(folder: str | pathlib.Path, config: ml_collections.ConfigDict) -> pathlib.Path:
   """Makes the folder, or checks that it belongs to this config; returns its path.
 
   Raises:
@@ -36,29 +36,37 @@ def claim(folder: str | pathlib.Path, config: ml_collections.ConfigDict) -> path
     OSError: if it cannot be written, or the disk is full.
   """
   folder = pathlib.Path(folder)
+  path = folder / CONFIG_FILE
   try:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as probe:
       probe.write(b'x' * 4096)
       probe.flush()
       os.fsync(probe.fileno())
+    stored = path.read_bytes() if path.exists() else None
   except OSError as error:
-    what = 'is on a full disk' if error.errno == errno.ENOSPC else 'cannot be written'
-    raise OSError(error.errno, f'workdir {folder} {what} ({error.strerror}); choose another '
-                  '--workdir or free it') from error
-  path = folder / CONFIG_FILE
-  if not path.exists():
-    write_atomically(path, config_text(config).encode())
+    what = 'is on a full disk' if error.errno == errno.ENOSPC else 'cannot be used'
+    raise OSError(f'workdir {folder} {what} ({error.strerror}); choose another --workdir or free '
+                  'it') from error
+  if stored is None:
     return folder
   try:
-    before = json.loads(path.read_text(encoding='utf-8'))
-  except json.JSONDecodeError as error:
-    raise ValueError(f'{path} is damaged ({error}); choose another --workdir') from error
+    before = json.loads(stored)
+    if not isinstance(before, dict):
+      raise ValueError(f'it holds a {type(before).__name__}')
+  except ValueError as error:               # JSONDecodeError and UnicodeDecodeError are ValueErrors
+    raise ValueError(f'{path} is damaged: {error}; restore it from a copy, or choose another '
+                     '--workdir') from error
   now = json.loads(config_text(config))
   if before != now:
     raise ValueError(f'workdir {folder} holds a run of another config; use another --workdir, or '
                      f'its own config. Difference:\n{difference(before, now)}')
   return folder
+
+
+def claim(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+  """Writes the config into the folder, which is this run's from then on."""
+  write_atomically(folder / CONFIG_FILE, config_text(config).encode())
 
 
 def difference(before: dict[str, Any], now: dict[str, Any]) -> str:
