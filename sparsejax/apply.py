@@ -57,7 +57,7 @@ def apply(
     model: nn.Module,
     variables: Mapping[str, Any],
     *args: Any,
-    rngs: Mapping[str, Array] | None = None,
+    rngs: dict[str, Array] | Array | None = None,
     mutable: Any = False,
     method: Callable[..., Any] | str | None = None,
     allow_dense: bool = False,

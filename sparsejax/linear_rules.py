@@ -176,12 +176,13 @@ def _(weight: Gated, layer: Layer, inputs: Array) -> Array:
 @linear_rule.register
 def _(weight: LowRank, layer: Layer, inputs: Array) -> Array:
   """Two thin products instead of one."""
-  module = layer.module
+  module: Any = layer.module
+  promote = functools.partial(module.promote_dtype, dtype=module.dtype)
   if type(module) is nn.Embed and layer.method == 'attend':
-    inputs, u, v = module.promote_dtype(inputs, weight.u, weight.v, dtype=module.dtype)
-    return (inputs @ v.T) @ u.T
+    query, u, v = promote(inputs, weight.u, weight.v)
+    return (query @ v.T) @ u.T
   if type(module) is nn.Embed:
-    u, v = module.promote_dtype(weight.u, weight.v, dtype=module.dtype, inexact=False)
+    u, v = promote(weight.u, weight.v, inexact=False)
     return jnp.take(u, inputs, axis=0) @ v
   (_, rank), (_, features) = weight.u.shape, weight.v.shape
   if type(module) is nn.Dense:
@@ -254,13 +255,15 @@ def _conv_transpose(module: nn.ConvTranspose, params: dict[str, Array], inputs: 
     value = 1 if value is None else value
     return (value,) * spatial if isinstance(value, int) else tuple(value)
 
-  inputs, kernel, bias = module.promote_dtype(
-      inputs, params['kernel'], params.get('bias'), dtype=module.dtype)
+  promoted: tuple[Any, ...] = tuple(module.promote_dtype(
+      inputs, params['kernel'], params.get('bias'), dtype=module.dtype))
+  inputs, kernel, bias = promoted
   batch = inputs.shape[:inputs.ndim - spatial - 1]
-  padding = module.padding
-  if not isinstance(padding, str):
-    padding = ([padding] * spatial if isinstance(padding, int) else list(padding))
-    padding = [(p, p) if isinstance(p, int) else tuple(p) for p in padding]
+  padding: patches.Padding
+  if isinstance(module.padding, str):
+    padding = module.padding
+  else:
+    padding = [(p, p) if isinstance(p, int) else tuple(p) for p in each_axis(module.padding)]
   outputs = patches.conv_transpose(
       inputs.reshape(-1, *inputs.shape[len(batch):]), kernel, each_axis(module.strides), padding,
       each_axis(module.kernel_dilation), module.transpose_kernel, module.precision)

@@ -51,8 +51,8 @@ def conv_general_dilated(
       raise ValueError(f'padding {padding!r} of an input dilated by {lhs_dilation} has no one '
                        'meaning; give pairs (low, high), or use conv_transpose')
     pads = lax.padtype_to_pads(widths, reach, window_strides, padding)
-  config = [(0, 0, 0), *((low, high, d - 1) for (low, high), d in zip(pads, lhs_dilation)),
-            (0, 0, 0)]
+  inner: list[Any] = [(low, high, d - 1) for (low, high), d in zip(pads, lhs_dilation)]
+  config = [(0, 0, 0), *inner, (0, 0, 0)]
   if any(any(axis) for axis in config):
     lhs = lax.pad(lhs, jnp.zeros((), lhs.dtype), config)
 

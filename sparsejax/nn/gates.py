@@ -57,8 +57,11 @@ class HardConcreteGate(nn.Module):
     self._check(inputs.ndim)
     units = inputs.shape[self.axis]
     mean = math.log(1 - self.drop_rate) - math.log(self.drop_rate)
-    log_alpha = self.param('log_alpha',
-                           lambda key: mean + 0.01 * jax.random.normal(key, (units,)))
+
+    def initial(key: Array) -> Array:
+      return mean + 0.01 * jax.random.normal(key, (units,))
+
+    log_alpha: Array = self.param('log_alpha', initial)
     if self.is_initializing():
       return hard_concrete.deterministic_gate(log_alpha, self.gamma, self.zeta)
     self.sow('losses', 'expected_l0', self.strength * self._expected_l0(log_alpha),
@@ -84,7 +87,7 @@ class HardConcreteGate(nn.Module):
     del step
     if self.clamp is not None:
       low, high = math.log(self.clamp[0]), math.log(self.clamp[1])
-      log_alpha = self.get_variable('params', 'log_alpha')
+      log_alpha: Array = self.get_variable('params', 'log_alpha')
       self.put_variable('params', 'log_alpha', jnp.clip(log_alpha, low, high))
 
   @nn.nowrap
@@ -99,5 +102,5 @@ class HardConcreteGate(nn.Module):
     if not 0 < self.drop_rate < 1:
       raise ValueError(f'drop_rate={self.drop_rate} must lie between 0 and 1, both excluded')
     if not -ndim <= self.axis < ndim:
-      raise ValueError(f'gate axis {self.axis} does not exist on an input of {ndim} axes; choose one '
-                       f'from {-ndim} to -1')
+      raise ValueError(f'gate axis {self.axis} does not exist on an input of {ndim} axes; choose '
+                       f'one from {-ndim} to -1')

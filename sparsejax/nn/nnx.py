@@ -33,8 +33,8 @@ def weights_of(module: nnx.Module) -> Tree:
   Raises:
     ValueError: for two paths that read alike, such as the keys 0 and '0' of one dict.
   """
-  _, params, _ = nnx.split(module, nnx.Param, ...)
-  return unflatten({path: variable.get_value() for path, (_, variable) in _by_path(params).items()})
+  places = _by_path(nnx.state(module, nnx.Param))
+  return unflatten({path: variable.get_value() for path, (_, variable) in places.items()})
 
 
 def with_weights(module: nnx.Module, weights: Mapping[str, Any]) -> Any:
@@ -50,7 +50,7 @@ def with_weights(module: nnx.Module, weights: Mapping[str, Any]) -> Any:
   Raises:
     ValueError: for a path missing or unknown, another shape, or a structured weight.
   """
-  graph, params, rest = nnx.split(module, nnx.Param, ...)
+  graph, params, *rest = nnx.split(module, nnx.Param, ...)
   places, given = _by_path(params), flatten(weights)
   missing, unknown = sorted(places.keys() - given), sorted(given.keys() - places)
   if missing or unknown:
@@ -60,18 +60,18 @@ def with_weights(module: nnx.Module, weights: Mapping[str, Any]) -> Any:
   for path, (place, variable) in places.items():
     leaf = given[path]
     if is_structured(leaf):
-      raise ValueError(f'a {type(leaf).__name__} weight at {path} cannot enter an nnx module, whose '
-                       "layers read plain arrays; use noise='weight', per='batch' or densify")
+      raise ValueError(f'a {type(leaf).__name__} weight at {path} cannot enter an nnx module, '
+                       "whose layers read plain arrays; use noise='weight', per='batch' or densify")
     if jnp.shape(leaf) != variable.get_value().shape:
       raise ValueError(f'{path} is {jnp.shape(leaf)}, the module has {variable.get_value().shape}; '
                        'build a module of the new widths first')
     new.append((place, variable.replace(leaf)))
-  return nnx.merge(graph, nnx.from_flat_state(new), rest, copy=True)
+  return nnx.merge(graph, nnx.from_flat_state(new), *rest, copy=True)
 
 
 def _by_path(params: nnx.State) -> dict[str, tuple[tuple[Any, ...], Any]]:
   """Returns {'/'-joined path: (path as NNX has it, variable)}."""
-  paths = {}
+  paths: dict[str, tuple[tuple[Any, ...], Any]] = {}
   for place, variable in nnx.to_flat_state(params):
     path = '/'.join(map(str, place))
     if path in paths:

@@ -75,6 +75,7 @@ class RegularisedModule(nn.Module, kw_only=True):
       ValueError: without the stream 'noise', without the collection 'regulariser', for a method
         that needs gradients of the drawn weights, or for a wrapped model that is regularised.
     """
+    assert self.scope is not None   # Flax itself refuses to call an unbound module
     model, regulariser = self._checked_parts()
     if deterministic is None:
       deterministic = self.deterministic
@@ -130,6 +131,7 @@ class RegularisedModule(nn.Module, kw_only=True):
 
   def _initialise(self, model: nn.Module, regulariser: Regulariser, args: tuple[Any, ...],
                   kwargs: dict[str, Any]) -> None:
+    assert self.scope is not None
     # `self.param` would call its init function again at every apply, to compare shapes, and would
     # refuse names of this module's own fields; hence put_variable.
     initial = dict(model.init({name: self.make_rng(name) for name in self.scope.rngs}, *args,
@@ -145,7 +147,7 @@ class RegularisedModule(nn.Module, kw_only=True):
 
   def _split_variables(self) -> tuple[Tree, Tree, dict[str, Any]]:
     """Returns the regulariser's params and state, and the wrapped model's other collections."""
-    variables = dict(self.variables)
+    variables: dict[str, Any] = dict(self.variables)
     params, state = variables.pop('params', {}), variables.pop(STATE, {})
     if not params:
       raise ValueError(f'{self._place()} has no parameters; create them by init')
@@ -157,6 +159,7 @@ class RegularisedModule(nn.Module, kw_only=True):
                        "stream 'noise'; pass rngs={'noise': key}, or deterministic=True for the "
                        'deployed weights')
     # Not make_rng, which counts its calls: weights, penalty and update must see one draw.
+    assert self.scope is not None
     return self.scope.rngs[NOISE].as_jax_rng()
 
   def _store(self, collection: str, tree: Mapping[str, Any]) -> None:

@@ -45,6 +45,7 @@ def test_weights_are_a_nested_dict_with_string_keys():
 
 def test_round_trip_computes_the_same_and_leaves_the_original_alone():
   net = Net(nnx.Rngs(0))
+
   def arrays():
     return jax.tree.map(np.array, nnx.to_pure_dict(nnx.state(net, (nnx.Param, nnx.BatchStat))))
 
