@@ -67,14 +67,16 @@ SCHEDULES = ('cubic_sparsity', 'piecewise_linear')
 FIELDS = ('paper', 'seed', 'dataset', 'training_examples', 'validation_examples', 'batch_size',
           'epochs', 'evaluate_every', 'checkpoint_every', 'ema_decay', 'penalty_weight',
           'preprocess', 'model', 'optimiser', 'regulariser')
+OPTIONAL_FIELDS = ('choose',)
 
 
 def require_whole(config: ml_collections.ConfigDict) -> None:
   """Raises ValueError unless the config has the fields of a run, no other, and sane counts."""
   for field in config:
-    if field not in FIELDS:
-      raise ValueError(f'config has no field {field!r}; {_near(field, FIELDS)}fields are '
-                       f'{", ".join(FIELDS)}')
+    known = (*FIELDS, *OPTIONAL_FIELDS)
+    if field not in known:
+      raise ValueError(f'config has no field {field!r}; {_near(field, known)}fields are '
+                       f'{", ".join(known)}')
   missing = [field for field in FIELDS if field not in config]
   if missing:
     raise ValueError(f'config lacks {", ".join(missing)}; see experiments/configs for examples')

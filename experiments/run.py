@@ -14,10 +14,12 @@ from rich.console import Console
 
 import sparsejax
 from experiments import build, datasets, workdir
+from experiments.choose import choose, require_number
 from experiments.progress import Progress
 from experiments.report.report import REPORT_FILE, write_report
 from sparsejax import codec, ledger
 from sparsejax.compaction.compact import compact
+from sparsejax.paths import flatten
 from sparsejax.training.checkpoint import Checkpoints
 from sparsejax.training.evaluate import host_numbers, jit_logits, jit_summary
 from sparsejax.training.fit import Recipe, TrainState, evaluation_params, start
@@ -44,6 +46,12 @@ class Data(NamedTuple):
   watched: str
   dataset: Any
 
+  @property
+  def names(self) -> dict[str, str]:
+    """Names in the metrics of what is measured on the watched images, without noise."""
+    return {'error_percent': f'{self.watched}_error_percent',
+            'nll_nats': f'{self.watched}{"_deployed" if self.watched == "train" else ""}_nll_nats'}
+
 
 def run(config: ml_collections.ConfigDict, folder: str | pathlib.Path, config_name: str,
         console: Console | None = None) -> dict[str, Any]:
@@ -69,10 +77,20 @@ def run(config: ml_collections.ConfigDict, folder: str | pathlib.Path, config_na
   data = load(config)
   recipe = build.recipe(config, data.images)
   state = start(recipe, jax.random.key(config.seed), jnp.asarray(data.images[:1]))
+  if config.get('choose'):
+    require_number(config.choose, state, config.validation_examples)
   # Not before here: a mistake in the config must not make the folder that of the mistake.
   workdir.claim(folder, config)
   state, seconds = train(config, recipe, state, data, folder, console)
-  sheet = measure(config, config_name, recipe, state, data, folder, seconds)
+  selected_by = 'the last epoch; nothing was chosen'
+  if config.get('choose'):
+    state, selected_by, candidates = choose(
+        config.choose, recipe, state, jnp.asarray(data.watched_images),
+        jnp.asarray(data.watched_labels))
+    for value, error, kept in candidates:
+      console.print(f'{config.choose.rule}.{config.choose.number} = {value:g}: validation error '
+                    f'{error:.2f} %, {kept:,} weights')
+  sheet = measure(config, config_name, recipe, state, data, folder, seconds, selected_by)
   ledger.write(folder / LEDGER_FILE, sheet)
   write_report(folder)
 
@@ -119,8 +137,7 @@ def train(config: ml_collections.ConfigDict, recipe: Recipe, state: TrainState, 
         last = epoch.number == config.epochs
         if last or epoch.number % config.evaluate_every == 0:
           seen = host_numbers(summary(state, *watched))
-          numbers |= {f'{data.watched}_{name}' if name in ('error_percent', 'nll_nats') else name:
-                      value for name, value in seen.items()}
+          numbers |= {data.names.get(name, name): value for name, value in seen.items()}
         now = time.perf_counter()
         numbers['seconds'], clock = now - clock, now
         total += numbers['seconds']
@@ -139,7 +156,7 @@ def train(config: ml_collections.ConfigDict, recipe: Recipe, state: TrainState, 
 
 
 def measure(config: ml_collections.ConfigDict, config_name: str, recipe: Recipe, state: TrainState,
-            data: Data, folder: pathlib.Path, seconds: float) -> dict[str, Any]:
+            data: Data, folder: pathlib.Path, seconds: float, selected_by: str) -> dict[str, Any]:
   """Deploys and compacts the trained network, writes its files and returns the ledger."""
   params = jax.device_get(evaluation_params(recipe, state))
   weights = sparsejax.finalise(recipe.regulariser, params, state.method_state)
@@ -164,6 +181,9 @@ def measure(config: ml_collections.ConfigDict, config_name: str, recipe: Recipe,
   if data.watched == 'validation':
     held = jit_logits(recipe)(variables, jnp.asarray(data.watched_images))
     validation_error = ledger.error_percent(np.asarray(held), data.watched_labels)
+  # Zeros that the compact network still holds are no smaller product: only a mask stands behind them.
+  masked = any(np.any(leaf == 0) for leaf in flatten(compacted.variables['params']).values()
+               if leaf.ndim >= 2)
   return ledger.assemble(ledger.describe_run(), measured, scores, {
       'dataset': config.dataset,
       'data_hash': data.dataset.hash,
@@ -173,7 +193,7 @@ def measure(config: ml_collections.ConfigDict, config_name: str, recipe: Recipe,
       'epochs': config.epochs,
       'wall_seconds': seconds,
       'deployed_parameters': 'ema' if recipe.ema_decay else 'raw',
-      'simulated': [],
+      'simulated': ['compression_weights'] if masked else [],
       'validation_error_percent': validation_error,
-      'selected_by': 'the last epoch; nothing was chosen',
+      'selected_by': selected_by,
   })

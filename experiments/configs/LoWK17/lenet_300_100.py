@@ -1,6 +1,7 @@
 """L0 gates on LeNet-300-100, MNIST; Louizos, Welling, Kingma 2018, arXiv:1712.01312, table 1.
 
-Run:      python -m experiments.train --config=experiments/configs/LoWK17/lenet_300_100.py --workdir=out/l0
+Run:      python -m experiments.train --workdir=out/l0 \
+            --config=experiments/configs/LoWK17/lenet_300_100.py
 Variants: :paper  the recipe with nothing chosen: all 60,000 training images
           :rho    with the L2 term, rho = 5e-4 per example, re-weighted by the gates' activity
           :smoke  1 epoch, 512 images of the digits, seconds

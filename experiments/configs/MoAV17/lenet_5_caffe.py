@@ -25,8 +25,12 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.checkpoint_every = 5
   config.ema_decay = 0.0
   warm_up = (5, 20)
+  # Chosen on the held-out images, from one training; the paper has 3.
+  config.choose = {'rule': 'weights', 'number': 'threshold', 'slack_percent': 0.1,
+                   'values': (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)}
   if variant == 'paper':
     config.validation_examples = 0
+    config.choose = None
   elif variant == 'small':
     config.epochs = 20
     warm_up = (1, 5)
