@@ -1,4 +1,4 @@
-"""L1 penalty: strength * sum |w| (Tibshirani, 1996). It shrinks; magnitude pruning makes the zeros."""
+"""L1 penalty: strength * sum |w| (Tibshirani, 1996). It shrinks; magnitude pruning makes zeros."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def l1(strength: Number) -> Regulariser:
 
   def penalty(params, state, key=None):
     del key
-    sums = [jnp.abs(w.astype(jnp.float32)).sum() for w in jax.tree.leaves(params)]
+    sums = [_norm(w.astype(jnp.float32)) for w in jax.tree.leaves(params)]
     return state['strength'] * sum(sums, jnp.zeros(()))
 
   def update(params, state, *, step, weight_grads=None, key=None):
@@ -35,3 +35,8 @@ def l1(strength: Number) -> Regulariser:
     return params, advance_numbers(state, step, strength=strength)
 
   return Regulariser(init, weights, penalty, update)
+
+
+def _norm(w: jax.Array) -> jax.Array:
+  """Returns sum |w|, whose gradient is 0 at w = 0; that of jnp.abs is 1, which moves zeros."""
+  return jnp.sum(w * jax.lax.stop_gradient(jnp.sign(w)))
