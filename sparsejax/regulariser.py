@@ -109,6 +109,16 @@ def require_nonnegative(**numbers: Number) -> None:
                        f'set {name}=0.0')
 
 
+def require_fraction(**numbers: Number) -> None:
+  """Raises ValueError for a number outside [0, 1), where it is concrete."""
+  for name, number in numbers.items():
+    if callable(number) or isinstance(number, jax.core.Tracer):
+      continue
+    value = np.asarray(number)
+    if not np.all((value >= 0) & (value < 1)):
+      raise ValueError(f'{name}={number} must lie in [0, 1)')
+
+
 # --- combinations ---------------------------------------------------------------------------------
 
 FREE = 'free'
@@ -252,16 +262,16 @@ def chain(a: Regulariser, b: Regulariser) -> Regulariser:
 
 
 def _write_back(before: Tree, after: Tree, middle: Tree, wanted: Tree) -> Tree:
-  """Carries what `a.update` changed in `middle` into `b`'s parameters, or raises where it cannot."""
+  """Carries what `a.update` changed in `middle` into `b`'s parameters; raises where it cannot."""
   flat_before, flat_after, flat_middle = flatten(before), flatten(after), flatten(middle)
   for path, leaf in flatten(wanted).items():
     if leaf is flat_middle[path]:
       continue
     passed_through = flat_before.get(path) is flat_middle[path]
     if not passed_through or flat_after[path] is not flat_before[path]:
-      raise ValueError(f'in chain(a, b), a.update changes {path}, which b transforms, so the change '
-                       'cannot be kept; swap them, chain(b, a), or choose an a without such an '
-                       'update (l0_hard_concrete(clamp=None), say)')
+      raise ValueError(f'in chain(a, b), a.update changes {path}, which b transforms, so the '
+                       'change cannot be kept; swap them, chain(b, a), or choose an a without '
+                       'such an update (l0_hard_concrete(clamp=None), say)')
     flat_after[path] = leaf
   return unflatten(flat_after)
 

@@ -8,11 +8,11 @@ DropConnect with whole rows (Wan et al., 2013).
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 
 from sparsejax.gates import AxisLike, place_gates
 from sparsejax.paths import flatten, fold, unflatten
-from sparsejax.regulariser import Number, Regulariser, advance_numbers, initial_numbers
+from sparsejax.regulariser import (Number, Regulariser, advance_numbers, initial_numbers,
+                                   require_fraction)
 from sparsejax.structured import Gated
 
 Array = jax.Array
@@ -39,8 +39,7 @@ def dropout(rate: Number, *, axis: AxisLike = -2, tied: bool = False,
   """
   if per not in ('batch', 'example'):
     raise ValueError(f"per={per!r} is not 'batch' or 'example'")
-  if isinstance(rate, (int, float)) and not 0 <= rate < 1:
-    raise ValueError(f'rate={rate} must lie in [0, 1)')
+  require_fraction(rate=rate)
 
   def init(key, weights):
     del key
