@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax.paths import Tree, flatten, map_leaves
-from sparsejax.regulariser import Number, Regulariser, advance_numbers, initial_numbers
+from sparsejax.regulariser import (Number, Regulariser, advance_numbers, initial_numbers,
+                                   require_fraction)
 
 Array = jax.Array
 Granularity = str | tuple[int, int]
@@ -57,7 +58,8 @@ def magnitude_pruning(
       axis -2 and takes no sparsity but 1 - n/m.
     allocation: how the sparsity is shared out: 'uniform' (each leaf alike), 'erk' (densities in
       proportion to sum(shape) / prod(shape), capped at 1) or 'global' (one threshold on the root
-      mean square of every structure, found without a sort).
+      mean square of every structure, found without a sort). 'uniform' and 'erk' keep at least one
+      structure of each leaf; structures of the same size as the threshold go together.
 
   State: `mask` (bool, the weights' shapes; True keeps) and `sparsity`.
 
@@ -65,17 +67,17 @@ def magnitude_pruning(
     ValueError: for a concrete sparsity outside [0, 1), an unknown option, or, from `init`, a block
       or an m that does not divide a leaf.
   """
-  if isinstance(sparsity, (int, float)) and not 0 <= sparsity < 1:
-    raise ValueError(f'sparsity={sparsity} must lie in [0, 1); it is the fraction removed')
+  require_fraction(sparsity=sparsity)
   if allocation not in ('uniform', 'erk', 'global'):
     raise ValueError(f"allocation={allocation!r} is not 'uniform', 'erk' or 'global'")
   if every < 1 or begin < 0:
     raise ValueError(f'every={every} must be at least 1 and begin={begin} at least 0')
   pattern = _parse_n_of_m(granularity)
-  if pattern and isinstance(sparsity, (int, float)) and abs(
-      sparsity - (1 - pattern[0] / pattern[1])) > 1e-6:
+  if pattern and (callable(sparsity) or isinstance(sparsity, (int, float)) and abs(
+      sparsity - (1 - pattern[0] / pattern[1])) > 1e-6):
+    given = 'a schedule' if callable(sparsity) else sparsity
     raise ValueError(f'granularity {granularity!r} means sparsity {1 - pattern[0] / pattern[1]}, '
-                     f'not {sparsity}')
+                     f'not {given}')
   numbers = {'sparsity': sparsity}
 
   def init(key, weights):
@@ -120,11 +122,13 @@ def _kept(weights: Tree, sparsity: Array, granularity: Granularity, allocation: 
     densities = dict.fromkeys(scores, 1 - sparsity)
     if allocation == 'erk':
       densities = erdos_renyi_kernel_densities(shapes, 1 - sparsity)
-    thresholds = {path: kth_threshold({path: score}, {path: 1.0}, 1 - densities[path])
+    # A leaf without any weight would cut the network, so that one structure stays.
+    thresholds = {path: kth_threshold({path: score}, {path: 1.0},
+                                      jnp.minimum(1 - densities[path], 1 - 1 / score.size))
                   for path, score in scores.items()}
   return map_leaves(
-      lambda path, leaf: expand_structures(scores[path] > thresholds[path], leaf.shape, granularity),
-      weights)
+      lambda path, leaf: expand_structures(scores[path] > thresholds[path], leaf.shape,
+                                           granularity), weights)
 
 
 def structure_scores(w: Array, granularity: Granularity) -> Array:
@@ -137,6 +141,7 @@ def structure_scores(w: Array, granularity: Granularity) -> Array:
     return jnp.sqrt(squares.mean(tuple(i for i in range(w.ndim) if i != w.ndim - 2)))
   if granularity == 'column':
     return jnp.sqrt(squares.mean(tuple(range(w.ndim - 1))))
+  assert not isinstance(granularity, str)
   b_in, b_out = granularity
   rows, columns = w.shape[-2] // b_in, w.shape[-1] // b_out
   return jnp.sqrt(squares.reshape(*w.shape[:-2], rows, b_in, columns, b_out).mean((-3, -1)))
@@ -150,6 +155,7 @@ def expand_structures(kept: Array, shape: tuple[int, ...], granularity: Granular
     return jnp.broadcast_to(kept[:, None], shape)
   if granularity == 'column':
     return jnp.broadcast_to(kept.reshape((1,) * (len(shape) - 1) + (-1,)), shape)
+  assert not isinstance(granularity, str)
   b_in, b_out = granularity
   return jnp.repeat(jnp.repeat(kept, b_in, axis=-2), b_out, axis=-1)
 
