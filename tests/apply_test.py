@@ -191,11 +191,13 @@ class Block(nn.Module):
 
 @pytest.mark.parametrize('transform', [nn.remat, nn.jit])
 def test_transformed_blocks_and_layers(transform):
+  block, dense = transform(Block), transform(nn.Dense)   # once: nn.jit keeps its cache in them
+
   class Net(nn.Module):
     @nn.compact
     def __call__(self, x):
-      x = transform(Block)(name='block')(x)
-      return transform(nn.Dense)(3, name='head')(x)
+      x = block(name='block')(x)
+      return dense(3, name='head')(x)
 
   x = normal(2, 4)
   v = random_weights(Net(), x)

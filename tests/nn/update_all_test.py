@@ -35,6 +35,9 @@ class Layer(nn.Module):
     return Regularised(nn.Dense(6, parent=None), counting(), deterministic=True, name='inner')(x)
 
 
+JitLayer = nn.jit(Layer)    # one class for all passes, so that nn.jit has a cache to answer from
+
+
 class Net(nn.Module):
   """Everything a model may do to a module: share it, rematerialise, jit and scan it."""
 
@@ -43,7 +46,7 @@ class Net(nn.Module):
     shared = Layer(name='shared')
     x = shared(shared(x))
     x = nn.remat(Layer)(name='remat')(x)
-    compiled = nn.jit(Layer)(name='jit')
+    compiled = JitLayer(name='jit')
     x = compiled(compiled(x))
     scanned = nn.scan(lambda layer, x, _: (layer(x), None), length=3,
                       variable_axes={'params': 0, 'regulariser': 0}, split_rngs={'params': True})
