@@ -127,15 +127,15 @@ def test_three_steps_equal_numpy_and_the_loss_leaves_the_penalty_out(tiny_data):
 
 @pytest.fixture(scope='module')
 def gated_run(tiny_recipe, tiny_data):
-  """The recipe with gates and EMA, its start, and one epoch of it."""
+  """The recipe with gates and EMA, its compiled epoch, its start, and one epoch of it."""
   recipe = tiny_recipe(ema_decay=0.9)
+  epoch = fit.jit_epoch(recipe)
   state = start(recipe, 3, tiny_data[0])
-  after, losses = fit.jit_epoch(recipe)(state, *map(jnp.asarray, tiny_data))
-  return recipe, state, after, losses
+  return recipe, epoch, state, *epoch(state, *map(jnp.asarray, tiny_data))
 
 
 def test_an_epoch_equals_its_steps(gated_run, tiny_data):
-  recipe, state, after, losses = gated_run
+  recipe, _, state, after, losses = gated_run
   images, labels = tiny_data
   step = jax.jit(lambda state, x, y: fit.train_step(recipe, state, x, y))
   history, single = [], []
@@ -162,7 +162,7 @@ def test_without_ema_the_raw_params_are_deployed(tiny_recipe, tiny_data):
 
 
 def test_weight_gradients_for_a_method_that_ignores_them_change_nothing(gated_run, tiny_data):
-  recipe, state, after, losses = gated_run
+  recipe, _, state, after, losses = gated_run
   asking = recipe._replace(regulariser=recipe.regulariser._replace(needs_weight_grads=True))
   other, other_losses = fit.jit_epoch(asking)(state, *map(jnp.asarray, tiny_data))
   assert_close(other, after, 1e-5)
@@ -196,22 +196,17 @@ def test_weight_gradients_are_those_of_the_nll_alone(tiny_data):
 
 
 def test_a_population_equals_its_single_runs(gated_run, tiny_data):
-  recipe, _, after, losses = gated_run
+  recipe, epoch, state, after, losses = gated_run
   data = tuple(map(jnp.asarray, tiny_data))
-  keys = jnp.stack([jax.random.key(3), jax.random.key(4)])
-
-  @jax.jit
-  def population(keys, images, labels):
-    def member(key):
-      return fit.train_epoch(recipe, fit.start(recipe, key, images), images, labels)
-    return jax.vmap(member)(keys)
-
-  states, all_losses = population(keys, *data)
+  second = start(recipe, 4, data[0])
+  both = jax.tree.map(lambda *members: jnp.stack(members), state, second)
+  population = jax.jit(jax.vmap(
+      lambda state, images, labels: fit.train_epoch(recipe, state, images, labels), (0, None, None)))
+  states, all_losses = population(both, *data)
   first = jax.tree.map(lambda leaf: leaf[0], states)
   assert_close(first, after, 1e-5)
   np.testing.assert_allclose(all_losses[0], losses, rtol=1e-5)
-  second = start(recipe, 4, data[0])
-  second, second_losses = fit.jit_epoch(recipe)(second, *data)
+  second, second_losses = epoch(second, *data)
   assert_close(jax.tree.map(lambda leaf: leaf[1], states), second, 1e-5)
   np.testing.assert_allclose(all_losses[1], second_losses, rtol=1e-5)
   assert not np.allclose(all_losses[0], all_losses[1])
@@ -238,19 +233,19 @@ def test_batch_norm_trains_and_its_statistics_follow_the_batches(tiny_data):
   recipe = fit.Recipe(
       ConvNet(widths=(3,), classes=4, pool_after=(0,), momentum=0.5),
       sparsejax.partition(gates=('head/kernel', sparsejax.l0_hard_concrete(0.01))),
-      optax.adam(2e-2), 44, 11, train_kwargs={'train': True}, eval_kwargs={'train': False})
+      optax.adam(2e-2), 44, 44, train_kwargs={'train': True}, eval_kwargs={'train': False})
   state = start(recipe, 0, images)
   weights = recipe.regulariser.weights(state.params, state.method_state)
   _, wanted = recipe.model.apply({'params': weights, **state.collections},
-                                 recipe.preprocess(images[:11]), train=True,
+                                 recipe.preprocess(images), train=True,
                                  mutable=['batch_stats'])
   epoch = fit.jit_epoch(recipe)
-  state, _ = epoch(state, images[:11], labels[:11])            # one step: a program of its own
+  state, first = epoch(state, images, labels)                  # one step, on all images
   # The gates lie behind the norm, so the statistics are those of plain weights.
   assert_close(state.collections, wanted, 1e-5)
 
-  losses = []
-  for _ in range(15):
+  losses = [float(first[0])]
+  for _ in range(60):
     state, loss = epoch(state, images, labels)
     losses.append(float(loss.mean()))
   assert all(np.all(np.isfinite(leaf)) for leaf in leaves(state.collections))
