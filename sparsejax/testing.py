@@ -20,7 +20,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -79,12 +79,12 @@ def check_regulariser(regulariser: Regulariser, weights: Tree | None = None, *,
   at_zero, _ = init(keys[0, 0], jax.tree.map(np.zeros_like, weights))
   population = _Population(regulariser, params, state, at_zero)
   check_update(population)
-  start = (population.params, population.state, population.optimiser, population.params)
-  runs, seen = population.run(start, keys, 0, STEPS)
+  runs, seen = population.run(population.start, keys, 0, STEPS)
   check_vmap(read, population, seen[0], keys[0])
   check_gradients(seen[0])
   check_masks(runs, seen)
-  check_deployed(regulariser, *_member(runs[-1][:2]))
+  end = _member(runs[-1])
+  check_deployed(regulariser, end.params, end.state)
   check_resume(population, runs, keys)
 
 
@@ -118,7 +118,8 @@ def check_jit(regulariser: Regulariser, read: Callable, params: Tree, state: Tre
 def check_vmap(read: Callable, population: _Population, seen: dict, keys: Array) -> None:
   """Law 1: vmap over keys, params and the numbers in the state equals single runs."""
   for i in range(2):
-    _, drawn, penalty = read(*_member((population.params, population.state), i), keys[i])
+    start = _member(population.start, i)
+    _, drawn, penalty = read(start.params, start.state, keys[i])
     law = f'law 1: vmap against a single run, member {MEMBERS[i]!r}'
     _assert_close(_member(seen['drawn'], i), drawn, VMAP_TOLERANCE, law)
     _assert_close(_member(seen['penalty'], i), penalty, VMAP_TOLERANCE, f'{law}, penalty')
@@ -156,14 +157,14 @@ def check_penalty(value: Array, params: Tree, state: Tree,
                                err_msg='law 4: the penalty against its oracle')
 
 
-def check_masks(runs: list, seen: list[dict]) -> None:
+def check_masks(runs: list[_Run], seen: list[dict]) -> None:
   """Law 5: what a mask removed stays exactly zero, in the params and in an average of them.
 
   A mask may grow back (RigL), but from zero: the params are read with the mask of the step before.
   """
   before: dict[str, Array] = {}
   for i, (run, values) in enumerate(zip(runs, seen)):
-    now = _masks(_member(run[1]))
+    now = _masks(_member(run.state))
     for source, tree, masks in (('momentum and decay', values['deployed'], before),
                                 ('an average', values['averaged'], now)):
       for path, leaf in flatten(_member(tree)).items():
@@ -176,11 +177,10 @@ def check_masks(runs: list, seen: list[dict]) -> None:
 
 def check_update(population: _Population) -> None:
   """Law 6: `update` keeps the structure, shapes and dtypes of params and state."""
-  before = _by_path((population.params, population.state))
-  after = _by_path(population.traced.out_info[0][:2])
+  before, after = _by_path(population.start), _by_path(population.traced.out_info[0])
   assert before.keys() == after.keys(), (
-      f'law 6: update changes the structure of params or state, from {sorted(before)} to '
-      f'{sorted(after)}')
+      f'law 6: update changes the structure of params or state: '
+      f'{sorted(before.keys() ^ after.keys())} came or went')
   for path, old in before.items():
     new = after[path]
     assert (old.shape, old.dtype) == (new.shape, new.dtype), (
@@ -188,7 +188,7 @@ def check_update(population: _Population) -> None:
         f'{new.dtype}{new.shape[1:]}; a scan and a restored run need both to stay')
 
 
-def check_resume(population: _Population, runs: list, keys: Array) -> None:
+def check_resume(population: _Population, runs: list[_Run], keys: Array) -> None:
   """Law 6: saved as arrays and restored, the same program goes on bit for bit.
 
   A restart also traces anew: whatever `update` keeps outside params and state, a counter in Python
@@ -208,6 +208,15 @@ def check_resume(population: _Population, runs: list, keys: Array) -> None:
 # --- the population -------------------------------------------------------------------------------
 
 
+class _Run(NamedTuple):
+  """What changes in training; every leaf has the members of the population in front."""
+
+  params: Tree
+  state: Tree
+  optimiser: Any
+  average: Tree
+
+
 class _Population:
   """MEMBERS as one vmapped training step: Adam with decay on a quadratic loss of the weights."""
 
@@ -220,39 +229,39 @@ class _Population:
       return np.asarray(leaf) * leaf.dtype.type(0.5) if number else leaf
 
     self.regulariser = regulariser
-    self.params = _stack(params, params, at_zero, filled(0.0), filled(EXTREME), filled(-EXTREME))
-    self.state = _stack(state, jax.tree.map(other, state), *[state] * 4)
     self.rule = optax.adamw(0.1, weight_decay=1e-2)
+    many = _stack(params, params, at_zero, filled(0.0), filled(EXTREME), filled(-EXTREME))
     # Adam starts from zeros: made by NumPy, they need no program.
-    self.optimiser = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype),
-                                  jax.eval_shape(jax.vmap(self.rule.init), self.params))
+    moments = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype),
+                           jax.eval_shape(jax.vmap(self.rule.init), many))
+    self.start = _Run(many, _stack(state, jax.tree.map(other, state), *[state] * 4), moments, many)
     self.traced = self.trace()
     self.text = _text(self.traced)
 
   def trace(self) -> Any:
     """Returns the step traced from its Python code."""
-    start = (self.params, self.state, self.optimiser, self.params)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), len(MEMBERS)))
 
     def step(*args):  # a new function each time, for jit remembers what it has traced
       return jax.vmap(self._step, (0, 0, None))(*args)
-    return jax.jit(step).trace(start, keys, jnp.int32(0))
+    return jax.jit(step).trace(self.start, keys, jnp.int32(0))
 
   @functools.cached_property
   def _compiled(self) -> Any:
     return self.traced.lower().compile()
 
-  def run(self, carry: tuple, keys: Array, first: int, last: int) -> tuple[list, list[dict]]:
-    """Returns the carry after each step in [first, last), and what was seen in it."""
+  def run(self, start: _Run, keys: Array, first: int,
+          last: int) -> tuple[list[_Run], list[dict]]:
+    """Returns the run after each step in [first, last), and what was seen in that step."""
     runs, seen = [], []
     for i in range(first, last):
-      carry, values = self._compiled(carry, keys[i], jnp.int32(i))
-      runs.append(carry)
+      start, values = self._compiled(start, keys[i], jnp.int32(i))
+      runs.append(start)
       seen.append(values)
     return runs, seen
 
-  def _step(self, carry, key, step):
-    params, state, optimiser, average = carry
+  def _step(self, run, key, step):
+    params, state, optimiser, average = run
     method = self.regulariser
 
     def loss_of_weights(weights):
@@ -277,7 +286,7 @@ class _Population:
     if _masks(state):
       seen['deployed'] = method.weights(params, state)
       seen['averaged'] = method.weights(average, state)
-    return (params, state, optimiser, average), seen
+    return _Run(params, state, optimiser, average), seen
 
 
 def _text(traced: Any) -> str:

@@ -200,21 +200,6 @@ def test_chain_of_any_two_rows_is_finite_or_refused_by_name(outer):
       assert np.all(np.isfinite(leaf)), f'{outer} on {inner}'
 
 
-def test_check_regulariser_names_a_broken_law():
-  good = sparsejax.l1(0.1)
-
-  def doubled(params, state, key=None):
-    return {name: tree for name, tree in good.weights(params, state, key).items()
-            if name != 'head'}
-  with pytest.raises(AssertionError, match='law 1'):
-    check_regulariser(good._replace(weights=doubled))
-  with pytest.raises(AssertionError, match='law 3'):
-    check_regulariser(good._replace(penalty=lambda p, s, key=None: jnp.sqrt(
-        sum(jnp.square(w).sum() for w in jax.tree.leaves(p)))))
-  with pytest.raises(AssertionError, match='law 4'):
-    check_regulariser(good, oracle=lambda p, s: 2 * l1_oracle(p, s))
-
-
 @pytest.mark.parametrize('log_alpha', [-3.0, 0.0, 3.0])
 def test_exact_kl_oracle_agrees_with_quadrature(log_alpha):
   scale = math.exp(log_alpha / 2)
