@@ -7,6 +7,15 @@ left of them; everything else in the library consumes weights. It is to weights 
 * `partition(name=(regex, regulariser), ...)`: different methods for different leaves.
 * `chain(a, b)`: `b` regularises the parameters of `a`.
 * `stacked(a)`: the same method for each layer of a scanned stack.
+
+Over several devices: under `jit` with a sharded batch nothing changes, the draws are those of one
+device bit for bit. Under `shard_map` every device runs the same program with the key it is given,
+so one key would give the examples of all shards the same noise. Fold the device in where noise is
+drawn for examples, and nowhere else, for params and state must stay alike on all devices:
+
+    own = jax.random.fold_in(key, jax.lax.axis_index('data'))
+    weights = regulariser.weights(params, state, own)              # and rngs={'noise': own}
+    params, state = regulariser.update(params, state, step=step, key=key)
 """
 
 from __future__ import annotations
