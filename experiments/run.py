@@ -181,7 +181,7 @@ def measure(config: ml_collections.ConfigDict, config_name: str, recipe: Recipe,
   if data.watched == 'validation':
     held = jit_logits(recipe)(variables, jnp.asarray(data.watched_images))
     validation_error = ledger.error_percent(np.asarray(held), data.watched_labels)
-  # Zeros that the compact network still holds are no smaller product: only a mask stands behind them.
+  # Zeros that the compact network still holds make no product smaller: a mask is all there is.
   masked = any(np.any(leaf == 0) for leaf in flatten(compacted.variables['params']).values()
                if leaf.ndim >= 2)
   return ledger.assemble(ledger.describe_run(), measured, scores, {

@@ -84,11 +84,10 @@ def place_gates(weights: Tree, axis: AxisLike, tied: bool = False) -> dict[str, 
 
 def _lookup(path: str, axis: AxisLike) -> tuple[int, int]:
   """Returns (axis, positions) for the leaf at `path`."""
-  found = axis
-  if isinstance(axis, Mapping):
-    found = [value for pattern, value in axis.items() if re.fullmatch(pattern, path)]
-    if len(found) != 1:
-      raise ValueError(f'{path} is matched by {len(found)} of the axis patterns {list(axis)}; '
-                       'exactly one must match')
-    found = found[0]
-  return found if isinstance(found, tuple) else (found, 1)
+  if isinstance(axis, int):
+    return axis, 1
+  found = [value for pattern, value in axis.items() if re.fullmatch(pattern, path)]
+  if len(found) != 1:
+    raise ValueError(f'{path} is matched by {len(found)} of the axis patterns {list(axis)}; '
+                     'exactly one must match')
+  return found[0] if isinstance(found[0], tuple) else (found[0], 1)

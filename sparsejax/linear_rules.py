@@ -153,6 +153,8 @@ def _(weight: Gaussian, layer: Layer, inputs: Array) -> Array:
     squares = jnp.square(inputs if inexact else inputs.astype(jnp.float32))
   variance = layer(weight.var, squares)
   noise = jax.random.normal(layer.noise_key(), mean.shape, mean.dtype)
+  # Some convolution algorithms round a variance of 0 to a little below it.
+  variance = jnp.maximum(variance, 0.0)
   return mean + jnp.sqrt(variance + VARIANCE_EPSILON).astype(mean.dtype) * noise
 
 

@@ -48,6 +48,7 @@ def log_group(strength, epsilon=0.1, threshold=0.01):
   def weights(params, state, key=None):
     if key is not None:
       return params
+
     def kept(w):
       return jnp.where(norms(w) * np.sqrt(w.shape[-2] / w.size) >= threshold, w, 0.0)
     return jax.tree.map(kept, params)
@@ -140,12 +141,12 @@ params, state = regulariser.init(key, model.init(key, images[:1])['params'])
 # %%
 weights = sparsejax.finalise(regulariser, params, state)
 small = compaction.compact(model, {'params': weights})
-before = model.apply({'params': weights}, images[test])
-after = small.model.apply(small.variables, images[test])
+before = jnp.asarray(model.apply({'params': weights}, images[test]))
+after = jnp.asarray(small.model.apply(small.variables, images[test]))
 error = 100 * float((after.argmax(1) != labels[test]).mean())
-print(f'{small.model.hidden} of {model.hidden} hidden units, {len(small.model.pixels)} of 64 pixels, '
-      f'test error {error:.1f} %, '
-      f'largest difference {float(abs(after - before).max() / abs(before).max()):.1e} of max|logit|')
+difference = float(abs(after - before).max() / abs(before).max())
+print(f'{small.model.hidden} of {model.hidden} hidden units, {len(small.model.pixels)} of 64 '
+      f'pixels, test error {error:.1f} %, largest difference {difference:.1e} of max|logit|')
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3))

@@ -7,7 +7,7 @@ import sys
 
 from absl import app, flags
 
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of a finished run.')
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of a finished run.', required=True)
 
 
 def main(arguments: list[str]) -> None:
@@ -24,5 +24,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  flags.mark_flag_as_required('workdir')
   app.run(main)

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 # The palette of Okabe and Ito (2008), which the colour-blind can tell apart; black is for totals.
 BLUE, ORANGE, GREEN, VERMILLION = '#0072b2', '#e69f00', '#009e73', '#d55e00'
@@ -37,8 +38,8 @@ class Plot(NamedTuple):
 
 def new_figure(width: float, height: float) -> Figure:
   """Returns an empty figure with the Agg canvas; sizes in inches."""
-  figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout='constrained')
-  figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+  figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH,
+                  layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
   FigureCanvasAgg(figure)
   return figure
 

@@ -115,7 +115,8 @@ def _tiles(run: Run, path: str, kernel: np.ndarray, tiles: np.ndarray, units: st
   # One strip for each channel: colours of weights have signs, which no RGB image can show.
   strips = [_strip(shown[..., channel]) for channel in range(shown.shape[3])]
   # The clip at the 99th percentile keeps a few large weights from bleaching all others.
-  limit = max(float(np.percentile(np.abs(shown[shown != 0]), 99)), np.finfo(np.float32).tiny)
+  limit = float(np.percentile(np.abs(shown[shown != 0]), 99))
+  limit = max(limit, float(np.finfo(np.float32).tiny))
   width = 8.0
   # The strips take 0.88 of the width, the colour bar the rest; titles and the legend add to them.
   height = sum(0.88 * width * strip.shape[0] / strip.shape[1] for strip in strips)

@@ -29,7 +29,8 @@ def all_plots(run: Run) -> list[Plot]:
 def series(rows: Sequence[Mapping[str, float]], key: str) -> tuple[np.ndarray, np.ndarray]:
   """Returns (epochs, values) of the rows that have `key`."""
   pairs = [(row['epoch'], row[key]) for row in rows if key in row]
-  return tuple(np.array(pairs, np.float64).reshape(-1, 2).T)
+  epochs, values = np.array(pairs, np.float64).reshape(-1, 2).T
+  return epochs, values
 
 
 def watched_split(run: Run) -> str:
@@ -147,7 +148,7 @@ def colours(count: int) -> Sequence:
   """`count` colours that can be told apart: the palette, or a map if it does not suffice."""
   if count <= len(figures.PALETTE):
     return figures.PALETTE[:count]
-  return matplotlib.colormaps['viridis'](np.linspace(0, 0.92, count))
+  return list(matplotlib.colormaps['viridis'](np.linspace(0, 0.92, count)))
 
 
 def _layer(key: str) -> str:

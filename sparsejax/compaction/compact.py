@@ -180,9 +180,10 @@ class _Network:
     folded = False
     for coupling in self.couplings:
       constant = self.constant(coupling)
-      if not constant.any() or any(read.emits is None for read in coupling.reads):
+      emitters = [read.emits for read in coupling.reads if read.emits is not None]
+      if not constant.any() or len(emitters) < len(coupling.reads):
         continue
-      emissions = [np.where(constant, read.emits(self.leaves), 0.0) for read in coupling.reads]
+      emissions = [np.where(constant, emits(self.leaves), 0.0) for emits in emitters]
       for read, emission in zip(coupling.reads, emissions, strict=True):
         if not np.isfinite(emission).all():
           raise ValueError(f'coupling {coupling.name!r}: a constant unit hands {read.path} a value '
@@ -191,7 +192,7 @@ class _Network:
           constant &= ~emission.any(tuple(range(emission.ndim - 1)))
       for read, emission in zip(coupling.reads, emissions, strict=True):
         emission = np.where(constant, emission, 0.0)
-        if emission.any():
+        if emission.any() and read.into is not None:   # else `blocked` has left the unit alone
           self.add(read.into, read.fold(read.spread(emission), self.leaves[read.path]), read.path)
         self.clear(coupling, read, constant)
       folded |= bool(constant.any())
@@ -267,7 +268,7 @@ def _leaves(variables: dict[str, Any]) -> dict[str, Any]:
   if 'params' not in variables:
     raise ValueError(f"expected variables {{'params': weights, ...}}, got {list(variables)}; "
                      "wrap bare weights as {'params': weights}")
-  found = {}
+  found: dict[str, Any] = {}
   for collection, tree in variables.items():
     prefix = '' if collection == 'params' else f'{collection}/'
     found |= {prefix + path: leaf for path, leaf in flatten(tree).items()}

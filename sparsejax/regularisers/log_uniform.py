@@ -14,6 +14,8 @@ nats of the exact value for |log alpha| <= 8.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,5 +82,6 @@ def _poisson_mean(rate, function):
   return jax.lax.fori_loop(0, TERMS, add, start)[0]
 
 
-KL_FORMS = {'approximation': kl_approximation, 'exact': kl_exact}
-KL_DERIVATIVES = {'approximation': kl_approximation_derivative, 'exact': kl_exact_derivative}
+KL_FORMS: dict[str, Callable[[Array], Array]] = {'approximation': kl_approximation, 'exact': kl_exact}
+KL_DERIVATIVES: dict[str, Callable[[Array], Array]] = {
+    'approximation': kl_approximation_derivative, 'exact': kl_exact_derivative}
