@@ -87,7 +87,7 @@ def require_whole(config: ml_collections.ConfigDict) -> None:
     if config[field] < 0:
       raise ValueError(f'config.{field}={config[field]} must not be negative')
   if not 0 <= config.ema_decay < 1:
-    raise ValueError(f'config.ema_decay={config.ema_decay} must lie in [0, 1); 0 is without average')
+    raise ValueError(f'config.ema_decay={config.ema_decay} must lie in [0, 1); 0 takes no average')
 
 
 def recipe(config: ml_collections.ConfigDict, images: np.ndarray) -> Recipe:

@@ -2,8 +2,9 @@
 
   python -m experiments.train --config=experiments/configs/LoWK17/lenet_300_100.py --workdir=out/l0
 
-Any field can be overridden: --config.regulariser.hidden.strength=0.3; a variant of a config is named
-after a colon: --config=.../lenet_300_100.py:smoke. The same command in the same workdir resumes.
+Any field can be overridden: --config.regulariser.hidden.strength=0.3; a variant of a config is
+named after a colon: --config=.../lenet_300_100.py:smoke. The same command in the same workdir
+resumes.
 """
 
 import os
@@ -14,7 +15,8 @@ from ml_collections import config_flags
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file, see experiments/configs.',
                                           lock_config=True)
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; resumes if it holds this run.')
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; resumes if it holds this run.',
+                               required=True)
 
 
 def main(arguments: list[str]) -> None:
@@ -34,5 +36,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  flags.mark_flags_as_required(['config', 'workdir'])
+  flags.mark_flag_as_required('config')
   app.run(main)

@@ -16,7 +16,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 
 from sparsejax.codec.atomic import write_atomically
@@ -139,7 +138,8 @@ def _sound_forms(path: pathlib.Path) -> dict[str, str]:
   return forms
 
 
-def _require_same_forms(path: pathlib.Path, stored: Mapping[str, str], wanted: Mapping[str, str]) -> None:
+def _require_same_forms(path: pathlib.Path, stored: Mapping[str, str],
+                        wanted: Mapping[str, str]) -> None:
   """Raises ValueError, naming a few leaves, if checkpoint and run are not of the same form."""
   absent = 'absent'
   different = [f'{name} is {stored.get(name, absent)} there and {wanted.get(name, absent)} here'

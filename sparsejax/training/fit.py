@@ -71,7 +71,7 @@ class Recipe(NamedTuple):
   batch_size: int
   penalty_weight: Callable[[Any], Any] = constant_one
   ema_decay: float = 0.0
-  preprocess: Callable[[Array], Array] = Preprocess()
+  preprocess: Preprocess | Callable[[Array], Array] = Preprocess()
   train_kwargs: Mapping[str, Any] = {}
   eval_kwargs: Mapping[str, Any] = {}
 
@@ -134,6 +134,7 @@ def train_step(recipe: Recipe, state: TrainState, images: Array,
     grads = jax.tree.map(jnp.add, pull_back(weight_grads)[0], jax.grad(penalty)(state.params))
   else:
     weight_grads = None
+
     def objective(params):
       loss, collections = nll(draw(params))
       # The loss is reported without the penalty, so that its value is dead code in training.

@@ -1,4 +1,4 @@
-"""The host's loop over epochs: one compiled call each, and a watch for the first non-finite loss."""
+"""The host's loop over epochs: one compiled call each, and a watch for non-finite losses."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def run_epochs(recipe: Recipe, state: TrainState, images: Array, labels: Array, 
   epoch = jit_epoch(recipe)
   for number in range(first, last + 1):
     before = state
-    state, losses = epoch(before, images, labels)
-    losses = np.asarray(losses)
+    state, per_step = epoch(before, images, labels)
+    losses = np.asarray(per_step)
     if not np.all(np.isfinite(losses)) or first_non_finite(state.params) is not None:
       raise _diagnose(recipe, before, images, labels, number)
     yield Epoch(number, state, float(losses.mean()))

@@ -207,7 +207,9 @@ def start_of(config):
 
 
 def test_a_run_that_diverges_keeps_the_last_good_state_and_has_no_ledger(tmp_path):
-  config = small_config(checkpoint_every=100)
+  config = small_config(checkpoint_every=100, ema_decay=0.0)
+  config.regulariser = ml_collections.ConfigDict({
+      'decay': {'leaves': '.*kernel', 'method': 'weight_decay', 'strength': 1.0}})
   config.optimiser = ml_collections.ConfigDict({'name': 'sgd', 'learning_rate': {
       'schedule': 'piecewise_linear', 'epochs': (1.0, 1.25), 'values': (0.01, 1e38)}})
   with pytest.raises(NonFiniteLoss, match=r'epoch 2, step [12]; first non-finite: .*/.*'

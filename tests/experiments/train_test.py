@@ -182,7 +182,8 @@ def test_help_and_bad_flags_need_no_jax():
 
 
 @pytest.mark.parametrize('arguments, code, text', [
-    (['--help'], 1, 'Folder of the run'), (['--wordkir=x'], 1, "Unknown command line flag 'wordkir'")])
+    (['--help'], 1, 'Folder of the run'),
+    (['--wordkir=x'], 1, "Unknown command line flag 'wordkir'")])
 def test_help_and_bad_flags_answer(arguments, code, text):
   done = subprocess.run([sys.executable, '-m', 'experiments.train', *arguments], text=True,
                         capture_output=True, check=False)

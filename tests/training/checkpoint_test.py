@@ -31,7 +31,7 @@ def start(recipe, images):
 
 @pytest.fixture(scope='module')
 def saved(tiny_data, tmp_path_factory):
-  """(recipe, its start, the state after one epoch, the folder it was saved in as epochs 1 and 2)."""
+  """(recipe, its start, the state after an epoch, the folder where it is saved as 1 and as 2)."""
   recipe = masked_recipe()
   before = start(recipe, tiny_data[0])
   state, _ = fit.jit_epoch(recipe)(before, *map(jnp.asarray, tiny_data))

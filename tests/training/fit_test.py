@@ -1,4 +1,6 @@
 """Steps and epochs against NumPy, closed forms and single runs."""
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -200,8 +202,7 @@ def test_a_population_equals_its_single_runs(gated_run, tiny_data):
   data = tuple(map(jnp.asarray, tiny_data))
   second = start(recipe, 4, data[0])
   both = jax.tree.map(lambda *members: jnp.stack(members), state, second)
-  population = jax.jit(jax.vmap(
-      lambda state, images, labels: fit.train_epoch(recipe, state, images, labels), (0, None, None)))
+  population = jax.jit(jax.vmap(functools.partial(fit.train_epoch, recipe), (0, None, None)))
   states, all_losses = population(both, *data)
   first = jax.tree.map(lambda leaf: leaf[0], states)
   assert_close(first, after, 1e-5)
