@@ -23,8 +23,8 @@ def deployed_weights(recipe: Recipe, state: TrainState) -> Tree:
   return recipe.regulariser.weights(evaluation_params(recipe, state), state.method_state)
 
 
-def logits_of(model: Any, preprocess: Preprocess | Callable[[Array], Array],
-              variables: Mapping[str, Any], images: Array, kwargs: Mapping[str, Any]) -> Array:
+def logits_of(model: Any, preprocess: Callable[..., Array], variables: Mapping[str, Any],
+              images: Array, kwargs: Mapping[str, Any]) -> Array:
   """Returns float32 logits (n, classes), computed `EVALUATION_BATCH` images at a time."""
   def predict(batch):
     return apply(model, variables, preprocess(batch), **kwargs).astype(jnp.float32)
