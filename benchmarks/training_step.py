@@ -110,6 +110,8 @@ def measure(threads: int) -> None:
   console = Console()
   if left_out:
     console.print(left_out)
+  if _QUICK.value:
+    console.print('--quick: this checks that the benchmark runs; its numbers mean nothing')
   setting = {
       'benchmark': 'training_step', **describe_run(), 'torch_version': torch_version(kinds),
       'batch_size': _BATCH_SIZE.value, 'steps': steps, 'rounds': rounds, 'quick': _QUICK.value,

@@ -23,7 +23,8 @@ def test_quick_run_prints_the_targets_and_appends_rows(tmp_path):
   done = run('--quick', '--threads=1', '--networks=lenet_300_100', '--methods=dense,l0',
              '--torch=off', '--batch_size=8', f'--results={path}')
   assert done.returncode == 0, done.stderr
-  assert 'PyTorch: left out by --torch=off' in done.stdout and '<= 1.25' in done.stdout
+  for part in ('PyTorch: left out by --torch=off', '<= 1.25', 'its numbers mean nothing'):
+    assert part in done.stdout
   rows = [json.loads(line) for line in path.read_text().splitlines()]
   assert [(row['kind'], row['method']) for row in rows] == [
       ('milliseconds_per_step', 'dense'), ('milliseconds_per_step', 'l0'), ('ratio', 'l0')]
