@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +71,7 @@ class Recipe(NamedTuple):
   batch_size: int
   penalty_weight: Callable[[Any], Any] = constant_one
   ema_decay: float = 0.0
-  preprocess: Preprocess | Callable[[Array], Array] = Preprocess()
+  preprocess: Callable[..., Array] = Preprocess()
   train_kwargs: Mapping[str, Any] = {}
   eval_kwargs: Mapping[str, Any] = {}
 
@@ -97,7 +97,8 @@ class TrainState(NamedTuple):
 def start(recipe: Recipe, key: Array, images: Array) -> TrainState:
   """Returns the state before the first step; `images` (1 or more of them) give the shapes."""
   inputs = recipe.preprocess(images[:1])
-  streams = {name: fold(key, f'init/{name}') for name in ('params', 'dropout', 'noise')}
+  streams = {name: cast(Array, fold(key, f'init/{name}'))
+             for name in ('params', 'dropout', 'noise')}
   variables = core.unfreeze(recipe.model.init(streams, inputs, **recipe.eval_kwargs))
   weights = variables.pop('params')
   collections = {name: tree for name, tree in variables.items() if name != 'intermediates'}
@@ -163,7 +164,7 @@ def epoch_order(recipe: Recipe, state: TrainState, examples: int) -> Array:
   if steps == 0:
     raise ValueError(f'batch_size={recipe.batch_size} exceeds the {examples} training examples; '
                      'lower config.batch_size')
-  key = jax.random.fold_in(fold(state.key, 'order'), state.step)
+  key = jax.random.fold_in(cast(Array, fold(state.key, 'order')), state.step)
   # One sort of random bits; random.permutation sorts twice.
   order = jnp.argsort(jax.random.bits(key, (examples,)))
   return order[:steps * recipe.batch_size].reshape(steps, recipe.batch_size)
