@@ -71,7 +71,7 @@ class Recipe(NamedTuple):
   batch_size: int
   penalty_weight: Callable[[Any], Any] = constant_one
   ema_decay: float = 0.0
-  preprocess: Callable[..., Array] = Preprocess()
+  preprocess: Any = Preprocess()     # a callable; mypy takes no NamedTuple for one
   train_kwargs: Mapping[str, Any] = {}
   eval_kwargs: Mapping[str, Any] = {}
 
