@@ -38,8 +38,8 @@ SCRIPT = textwrap.dedent("""
         'l0_example': sparsejax.l0_hard_concrete(0.1, per='example'),
         'vd_weight': vd(0.1, noise='weight', init_log_sigma2=-2.0),
         'vd_local': vd(0.1, noise='local', init_log_sigma2=-2.0),
-        'dropout': sparsejax.dropout(0.5),
-        'dropout_batch': sparsejax.dropout(0.5, per='batch'),
+        'dropout': sparsejax.dropout(0.2),
+        'dropout_batch': sparsejax.dropout(0.2, per='batch'),
     }
     found = {}
 

@@ -227,7 +227,8 @@ def with_update(update):
 def test_an_update_that_changes_a_dtype():
   def update(params, state, *, step, weight_grads=None, key=None):
     return params, {'strength': state['strength'].astype(jnp.float16)}
-  fails(with_update(update), r"law 6: update changes \.state\['strength'\] from float32\(\) to float16")
+  fails(with_update(update),
+        r"law 6: update changes \.state\['strength'\] from float32\(\) to float16")
 
 
 def test_an_update_that_changes_a_shape():
