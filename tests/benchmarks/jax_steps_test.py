@@ -16,10 +16,12 @@ def test_steps_reduce_the_loss_and_carry_the_state_on(network, method):
   steps()
   first = np.asarray(steps.losses)
   assert first.shape == (40,) and int(steps.state.step) == 40
-  steps()
+  for _ in range(3):
+    steps()
   last = np.asarray(steps.losses)
-  assert int(steps.state.step) == 80
-  # The classes are told apart at sight, so 80 steps must bring the loss well below its start.
+  assert int(steps.state.step) == 160
+  # The classes are told apart at sight. Halved gates slow the convolutions down at first: their
+  # loss is a third of its start after 120 steps, the others' after 20.
   assert last[-5:].mean() < 0.5 * first[:5].mean()
 
 
