@@ -20,8 +20,7 @@ def test_steps_reduce_the_loss_and_carry_the_state_on(network, method):
     steps()
   last = np.asarray(steps.losses)
   assert int(steps.state.step) == 160
-  # The classes are told apart at sight. Halved gates slow the convolutions down at first: their
-  # loss is a third of its start after 120 steps, the others' after 20.
+  # The classes are told apart at sight; gates that are half shut slow the convolutions at first.
   assert last[-5:].mean() < 0.5 * first[:5].mean()
 
 
