@@ -59,13 +59,21 @@ def _total_kl_forward(theta, log_sigma2, form, clip):
 
 
 def _total_kl_backward(form, clip, saved, cotangent):
-  theta, log_sigma2 = saved
-  square = jnp.square(theta) + EPSILON
-  value = log_sigma2 - jnp.log(square)
-  slope = cotangent * KL_DERIVATIVES[form](_clipped(value, clip))
-  if clip is not None:
-    slope = jnp.where(jnp.abs(value) <= clip, slope, 0.0)
-  return slope * (-2 * theta / square), slope
+  def gradient(theta, log_sigma2, cotangent):
+    square = jnp.square(theta) + EPSILON
+    value = log_sigma2 - jnp.log(square)
+    slope = cotangent * KL_DERIVATIVES[form](_clipped(value, clip))
+    if clip is not None:
+      slope = jnp.where(jnp.abs(value) <= clip, slope, 0.0)
+    return slope * (-2 * theta / square), slope
+
+  def nothing(theta, log_sigma2, cotangent):
+    del cotangent
+    return jnp.zeros_like(theta), jnp.zeros_like(log_sigma2)
+
+  # The branch keeps XLA:CPU from computing the slope again in each loop of the optimiser that reads
+  # it, and a warm-up at weight 0 skips it.
+  return jax.lax.cond(cotangent != 0, gradient, nothing, *saved, cotangent)
 
 
 total_kl.defvjp(_total_kl_forward, _total_kl_backward)

@@ -79,9 +79,9 @@ def test_weights_of_another_run(folder, vd_source):
     ('', 'holds no epoch'),
     ('{"epoch": 1}\n{"epoch": \n{"epoch": 3}\n', 'line 2'),
     ('{"epoch": 1}\n{"epoch": 1}\n', 'line 2'),
-    ('{"epoch": 1}\n{"seconds": 1}\n', 'line 2'),
+    ('{"epoch": 1}\n{"seconds": 1}\n{"epoch": 2}\n', 'line 2'),
     ('{"epoch": 1, "density": "0.5"}\n', 'line 1'),
-    ('[1]\n', 'line 1'),
+    ('[1]\n{"epoch": 1}\n', 'line 1'),
 ])
 def test_damaged_metrics(folder, text, words):
   (folder / 'metrics.jsonl').write_text(text)
