@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
@@ -103,7 +102,7 @@ class LeNet5Caffe(nn.Module):
     for i in range(2):
       x = nn.Conv(self.widths[i], (5, 5), padding='VALID', kernel_init=self.kernel_init,
                   name=f'conv{i}')(x)
-      x = max_pool_2x2(nn.relu(x))
+      x = nn.max_pool(nn.relu(x), (2, 2), (2, 2))
       self.sow('intermediates', f'conv{i}_out', x)
     x = gather(x.reshape((x.shape[0], -1)), self.kept_flat, 'kept_flat')
     x = nn.relu(nn.Dense(self.widths[2], kernel_init=self.kernel_init, name='dense')(x))
@@ -151,17 +150,6 @@ class LeNet5Caffe(nn.Module):
       kept_flat = None
     widths = tuple(int(alive[name].sum()) for name in ('conv0', 'conv1', 'dense'))
     return self.clone(widths=widths, kept_flat=kept_flat)
-
-
-def max_pool_2x2(x: Array) -> Array:
-  """Returns `nn.max_pool(x, (2, 2), (2, 2))`, (B, H // 2, W // 2, channels), with a fast gradient.
-
-  XLA:CPU is slow at the gradient of a windowed maximum. Where entries of a window tie, the gradient
-  is shared among them, while Flax's goes to the first; behind ReLU, ties at 0 carry none.
-  """
-  height, width = (n // 2 * 2 for n in x.shape[1:3])
-  rows = jnp.maximum(x[:, 0:height:2], x[:, 1:height:2])
-  return jnp.maximum(rows[:, :, 0:width:2], rows[:, :, 1:width:2])
 
 
 def gather(x: Array, kept: tuple[int, ...] | None, name: str) -> Array:
