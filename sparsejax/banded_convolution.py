@@ -22,7 +22,8 @@ from jax import lax
 
 Array = jax.Array
 
-# Copying one number into a patch takes as long as about this many multiply-adds (measured).
+# Multiply-adds that take as long as copying one number into a patch. An estimate: it gives 2 columns
+# to conv1 of LeNet-5, the fastest of 1, 2 and 4; conv0 takes the same time from 2 to 12.
 COPY_COST = 60
 
 
