@@ -22,8 +22,8 @@ from jax import lax
 
 Array = jax.Array
 
-# Multiply-adds that take as long as copying one number into a patch. An estimate: it gives 2 columns
-# to conv1 of LeNet-5, the fastest of 1, 2 and 4; conv0 takes the same time from 2 to 12.
+# Multiply-adds that take as long as copying one number into a patch. An estimate: it gives 2
+# columns to conv1 of LeNet-5, the fastest of 1, 2 and 4; conv0 takes the same time from 2 to 12.
 COPY_COST = 60
 
 
