@@ -2,6 +2,7 @@
 
 Run:   python -m experiments.train --config=experiments/configs/digits/l0_mlp.py --workdir=out/demo
 Time:  under a minute on two CPU cores.
+Ours:  OURS
 """
 
 import ml_collections
@@ -15,16 +16,16 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.training_examples = 0
   config.validation_examples = 237
   config.batch_size = 50
-  config.epochs = 300
+  config.epochs = 400
   config.evaluate_every = 10
   config.checkpoint_every = 50
   config.ema_decay = 0.99
   config.penalty_weight = 1.0
   config.preprocess = {'scale': 1 / 255, 'subtract_mean': False}
   config.model = {'name': 'mlp', 'widths': (300, 100), 'kernel_init': 'he_normal'}
-  config.optimiser = {'name': 'adam', 'learning_rate': 1e-3}
+  config.optimiser = {'name': 'adam', 'learning_rate': 3e-3}
   config.regulariser = {
-      'gates': {'leaves': '.*kernel', 'method': 'l0_hard_concrete', 'strength': 0.02, 'l2': 0.0,
+      'gates': {'leaves': '.*kernel', 'method': 'l0_hard_concrete', 'strength': 0.1, 'l2': 0.0,
                 'axis': -2, 'per': 'batch', 'beta': 2 / 3, 'drop_rate': 0.5},
   }
   if variant == 'smoke':
