@@ -2,7 +2,9 @@
 
 Run:   python -m experiments.train --config=experiments/configs/digits/l0_mlp.py --workdir=out/demo
 Time:  under a minute on two CPU cores.
-Ours:  OURS
+Ours:  test error 2.78 %, 24-27-96 gates kept, 4,333 of 50,610 parameters, file of 18,092 of 202,944
+       bytes; seed 0, 400 epochs in 12 s, two cores of an AMD EPYC. The strength was chosen among
+       0.05 and 0.1 at this learning rate by validation error (2.95 % against 4.64 %).
 """
 
 import ml_collections
