@@ -1,4 +1,4 @@
-"""Strict settings for every test: shapes are never promoted in silence, and no test needs an accelerator."""
+"""Strict settings for every test: shapes are never promoted in silence."""
 import jax
 import pytest
 

@@ -82,6 +82,7 @@ def _poisson_mean(rate, function):
   return jax.lax.fori_loop(0, TERMS, add, start)[0]
 
 
-KL_FORMS: dict[str, Callable[[Array], Array]] = {'approximation': kl_approximation, 'exact': kl_exact}
+KL_FORMS: dict[str, Callable[[Array], Array]] = {
+    'approximation': kl_approximation, 'exact': kl_exact}
 KL_DERIVATIVES: dict[str, Callable[[Array], Array]] = {
     'approximation': kl_approximation_derivative, 'exact': kl_exact_derivative}

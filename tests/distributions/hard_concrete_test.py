@@ -199,7 +199,8 @@ def test_divergence_vanishes_only_between_equals_and_broadcasts():
   assert (both > -FLOAT32).all() and both[0, 1] > 0.01
   expanded = divergences(HardConcrete(0.0).expand((4,)), HardConcrete(1.0))
   np.testing.assert_allclose(expanded, np.full(4, both[0, 1]), rtol=1e-5)
-  summed = divergences(HardConcrete(jnp.zeros(3)).to_event(1), HardConcrete(jnp.ones(3)).to_event(1))
+  summed = divergences(HardConcrete(jnp.zeros(3)).to_event(1),
+                       HardConcrete(jnp.ones(3)).to_event(1))
   np.testing.assert_allclose(summed, 3 * both[0, 1], rtol=1e-5)
 
 

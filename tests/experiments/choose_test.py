@@ -17,7 +17,7 @@ VALUES = (0.0, 0.05, 0.1, 0.15, 0.2, 1.0)
 
 @pytest.fixture(scope='module')
 def trained():
-  """(recipe, state, images, labels): a linear network whose input norms differ, on its own labels."""
+  """(recipe, state, images, labels): a linear network, its input norms unlike, its own labels."""
   model = MLP(widths=(), classes=3)
   regulariser = sparsejax.partition(groups=('head/kernel', sparsejax.group_lasso(0.1)))
   recipe = Recipe(model, regulariser, optax.sgd(0.1), num_terms=200, batch_size=10,

@@ -42,7 +42,8 @@ def test_table(form, column):
 
 
 def test_exact_form_matches_dawsons_integral():
-  log_alpha = np.concatenate([np.linspace(-15, 12, 55), [-3.9, -3.92, -3.91203]])  # where it switches
+  # The last three are about where the series switches.
+  log_alpha = np.concatenate([np.linspace(-15, 12, 55), [-3.9, -3.92, -3.91203]])
   np.testing.assert_allclose(log_uniform.kl_exact(jnp.asarray(log_alpha)),
                              [exact_kl(a) for a in log_alpha], atol=FLOAT32)
   np.testing.assert_allclose(log_uniform.kl_exact_derivative(jnp.asarray(log_alpha)),

@@ -233,7 +233,8 @@ def test_clipped_variance_is_rebuilt_from_the_clipped_ratio():
 
 def posterior(seed=3):
   rng = np.random.default_rng(seed)
-  shapes = {'layers_0': {'kernel': (4, 6), 'bias': (6,)}, 'layers_2': {'kernel': (6, 3), 'bias': (3,)}}
+  shapes = {'layers_0': {'kernel': (4, 6), 'bias': (6,)},
+            'layers_2': {'kernel': (6, 3), 'bias': (3,)}}
   theta = jax.tree.map(lambda s: jnp.asarray(rng.normal(size=s), jnp.float32), shapes,
                        is_leaf=lambda s: isinstance(s, tuple))
   log_sigma2 = jax.tree.map(lambda t: jnp.asarray(rng.uniform(-6, 8, t.shape), jnp.float32), theta)

@@ -6,7 +6,8 @@ Variants: :paper  the recipe with nothing chosen: all 60,000 training images
           :rho    with the L2 term, rho = 5e-4 per example, re-weighted by the gates' activity
           :smoke  1 epoch, 512 images of the digits, seconds
 Paper:    error 1.4 %, 219-214-100 (not confirmed in a source we read).
-Ours:     :paper  1.48 %, 222-210-100, 68,940 of 266,610 parameters, 276,536 of 1,066,952 bytes, 480 s
+Ours:     :paper  1.48 %, 222-210-100, 68,940 of 266,610 parameters, 276,536 of 1,066,952
+                  bytes, 480 s
           default 1.54 % (validation 1.30 %), 212-206-100, 65,588 parameters, 263,128 bytes, 611 s
           :rho    1.62 % (validation 1.46 %), 259-102-67, 34,101 parameters, 137,180 bytes, 554 s
           One seed (0) each, two busy cores of an AMD EPYC, JAX 0.10.2.

@@ -6,8 +6,9 @@ Variants: :paper  the recipe with nothing chosen: all 60,000 training images
           :small  20 epochs instead of 200, for a CPU; no figure to compare with the paper's
           :smoke  1 epoch, 256 images, under a minute
 Paper:    error 0.9 %, 20-25-45-462 (confirmed in a later paper that quotes it).
-Ours:     :small  0.65 % (validation 0.86 %), 20-50-526-498, 293,480 of 430,500 weights; 20 epochs only
-          begin to prune. Seed 0, 949 s on two busy cores of an AMD EPYC. The full recipe: not run.
+Ours:     :small  0.65 % (validation 0.86 %), 20-50-526-498, 293,480 of 430,500 weights: 20 epochs
+          only begin to prune. Seed 0, 949 s on two busy cores of an AMD EPYC. The full recipe was
+          not run.
 """
 
 import ml_collections

@@ -6,9 +6,10 @@ Run:      python -m experiments.train --workdir=out/vd \
 Variants: :paper  the recipe with nothing chosen: all 60,000 training images, threshold 3
           :smoke  1 epoch, 512 images of the digits, seconds
 Paper:    error 1.92 %, 68 times fewer weights.
-Ours:     1.94 % (validation 1.84 %), 2,957 of 266,200 weights (90.0 times fewer), 18,252 of 1,066,952
-          bytes in the file, at threshold 1.5. The same training at the paper's threshold 3: 1.84 %
-          (validation 1.86 %), 53.8 times fewer. Seed 0, 1,153 s on two busy cores of an AMD EPYC.
+Ours:     1.94 % (validation 1.84 %), 2,957 of 266,200 weights (90.0 times fewer), 18,252 of
+          1,066,952 bytes in the file, at threshold 1.5. The same training at the paper's threshold
+          3: 1.84 % (validation 1.86 %), 53.8 times fewer. Seed 0, 1,153 s on two busy cores of an
+          AMD EPYC.
 """
 
 import ml_collections
