@@ -15,8 +15,8 @@ import jax
 from flax import core, struct
 from flax import linen as nn
 
-from sparsejax.linear_rules import (LINEAR_LAYERS, Layer, _has_own_convolution, _plain_transpose,
-                                    add_bias, by_patches, has_rule, linear_rule)
+from sparsejax.linear_rules import (LINEAR_LAYERS, Layer, add_bias, convolves_by_patches, has_rule,
+                                    linear_rule)
 from sparsejax.paths import flatten, map_leaves
 from sparsejax.structured import Gated, Gaussian, Packed, Stochastic, Structured
 
@@ -126,7 +126,7 @@ def apply(
         kernel, Structured):
       _refuse_redrawing(bias, layer)
       return add_bias(layer(kernel, *inputs), bias, layer)
-    if kernel is not None and not isinstance(kernel, Structured) and _convolves_by_patches(module):
+    if kernel is not None and not isinstance(kernel, Structured) and convolves_by_patches(module):
       return layer.with_bias(kernel, bias, *inputs)
     return next_fun(*call_args, **call_kwargs)
 
@@ -146,14 +146,6 @@ def apply(
                        core.unfreeze(outputs[1]['params']))
     return outputs[0], core.copy(outputs[1], {'params': given})
   return outputs
-
-
-def _convolves_by_patches(module: nn.Module) -> bool:
-  if not by_patches():
-    return False
-  if type(module) is nn.Conv:
-    return not _has_own_convolution(module)
-  return type(module) is nn.ConvTranspose and _plain_transpose(module)
 
 
 def _refuse_redrawing(weight: Structured, layer: Layer) -> None:

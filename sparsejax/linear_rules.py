@@ -67,10 +67,10 @@ class Layer:
 
   def _stock(self, params, inputs, changes):
     module = self.module
-    if by_patches() and type(module) is nn.Conv and not _has_own_convolution(module):
+    if convolves_by_patches(module):
+      if isinstance(module, nn.ConvTranspose):
+        return _conv_transpose(module, params, inputs)
       changes['conv_general_dilated'] = patches.conv_general_dilated
-    if by_patches() and type(module) is nn.ConvTranspose and _plain_transpose(module):
-      return _conv_transpose(module, params, inputs)
     # parent=None cuts the copy loose; inside, it sees plain arrays only.
     copy = module.clone(parent=None, name=None, **changes)
     return copy.apply({'params': params}, inputs, method=self.method)
@@ -235,18 +235,16 @@ def _each(value: Any) -> tuple[Any, ...]:
   return (value,) if isinstance(value, int) else tuple(value)
 
 
-def by_patches() -> bool:
-  """True where convolutions run as patches and one product: on CPU, see `patches.py`."""
-  return jax.default_backend() == 'cpu'
-
-
-def _has_own_convolution(module: nn.Conv) -> bool:
-  return module.conv_general_dilated is not None or module.conv_general_dilated_cls is not None
-
-
-def _plain_transpose(module: nn.ConvTranspose) -> bool:
-  named = isinstance(module.padding, str) and module.padding not in ('SAME', 'VALID')
-  return not named and module.mask is None and module.preferred_element_type is None
+def convolves_by_patches(module: nn.Module) -> bool:
+  """True for a layer that runs as patches and one product: on CPU, see `patches.py`."""
+  if jax.default_backend() != 'cpu':
+    return False
+  if type(module) is nn.Conv:
+    return module.conv_general_dilated is None and module.conv_general_dilated_cls is None
+  if type(module) is nn.ConvTranspose:
+    named = isinstance(module.padding, str) and module.padding not in ('SAME', 'VALID')
+    return not named and module.mask is None and module.preferred_element_type is None
+  return False
 
 
 def _conv_transpose(module: nn.ConvTranspose, params: dict[str, Array], inputs: Array) -> Array:

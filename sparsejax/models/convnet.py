@@ -24,7 +24,6 @@ from flax import linen as nn
 
 from sparsejax.compaction.couplings import (Coupling, Leaves, Read, Write, layer_writes,
                                             norm_writes, through_same_conv)
-from sparsejax.models.pooling import max_pool_2x2
 
 Array = jax.Array
 
@@ -71,7 +70,7 @@ class ConvNet(nn.Module):
       x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=self.momentum,
                                epsilon=self.epsilon, name=f'norm{i}')(x))
       if i in self.pool_after:
-        x = max_pool_2x2(x)
+        x = nn.max_pool(x, (2, 2), (2, 2))
       self.sow('intermediates', f'conv{i}_out', x)
     x = x.mean((1, 2))
     return nn.Dense(self.classes, kernel_init=self.kernel_init, name='head')(x)

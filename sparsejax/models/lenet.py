@@ -21,7 +21,6 @@ from flax import linen as nn
 
 from sparsejax.compaction.couplings import (Coupling, Read, layer_writes, relu_of,
                                             through_valid_conv)
-from sparsejax.models.pooling import max_pool_2x2
 
 Array = jax.Array
 
@@ -103,7 +102,7 @@ class LeNet5Caffe(nn.Module):
     for i in range(2):
       x = nn.Conv(self.widths[i], (5, 5), padding='VALID', kernel_init=self.kernel_init,
                   name=f'conv{i}')(x)
-      x = max_pool_2x2(nn.relu(x))
+      x = nn.max_pool(nn.relu(x), (2, 2), (2, 2))
       self.sow('intermediates', f'conv{i}_out', x)
     x = gather(x.reshape((x.shape[0], -1)), self.kept_flat, 'kept_flat')
     x = nn.relu(nn.Dense(self.widths[2], kernel_init=self.kernel_init, name='dense')(x))
