@@ -11,6 +11,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -111,6 +112,8 @@ def start(recipe: Recipe, key: Array, images: Array) -> TrainState:
 def train_step(recipe: Recipe, state: TrainState, images: Array,
                labels: Array) -> tuple[TrainState, Array]:
   """Takes one optimiser step on a batch; returns the new state and the mean NLL in nats."""
+  chex.assert_rank(labels, 1)
+  chex.assert_equal_shape_prefix((images, labels), 1)
   key = jax.random.fold_in(state.key, state.step)
   rngs = {'noise': fold(key, 'layers'), 'dropout': fold(key, 'dropout')}
   inputs = recipe.preprocess(images)
