@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pathlib
 import time
 from typing import Any, NamedTuple
@@ -93,7 +94,6 @@ def run(config: ml_collections.ConfigDict, folder: str | pathlib.Path, config_na
   sheet = measure(config, config_name, recipe, state, data, folder, seconds, selected_by)
   ledger.write(folder / LEDGER_FILE, sheet)
   write_report(folder)
-
   console.print(ledger.table(sheet), f'Files of this run: {folder}', sep='\n')
   return sheet
 
@@ -170,8 +170,11 @@ def measure(config: ml_collections.ConfigDict, config_name: str, recipe: Recipe,
   # The only time the test set is read.
   test_images = jnp.asarray(data.dataset.test_images)
   labels = data.dataset.test_labels
-  logits = np.asarray(jit_logits(recipe)(variables, test_images))
-  np.savez(folder / 'test_logits.npz', logits=logits, labels=labels)
+  predict = jit_logits(recipe)
+  logits = np.asarray(predict(variables, test_images))
+  archive = io.BytesIO()
+  np.savez(archive, logits=logits, labels=labels)
+  codec.write_atomically(folder / 'test_logits.npz', archive.getvalue())
   scores = ledger.classification_scores(logits, labels)
   inputs = np.asarray(recipe.preprocess(test_images[:TIMED_IMAGES]))
   measured = ledger.measure(recipe.model, variables, compacted.model, compacted.variables, inputs,
@@ -179,7 +182,7 @@ def measure(config: ml_collections.ConfigDict, config_name: str, recipe: Recipe,
                             file_provenance={'config_hash': workdir.config_hash(config)})
   validation_error = None
   if data.watched == 'validation':
-    held = jit_logits(recipe)(variables, jnp.asarray(data.watched_images))
+    held = predict(variables, jnp.asarray(data.watched_images))
     validation_error = ledger.error_percent(np.asarray(held), data.watched_labels)
   # Zeros that the compact network still holds make no product smaller: a mask is all there is.
   masked = any(np.any(leaf == 0) for leaf in flatten(compacted.variables['params']).values()
