@@ -31,6 +31,12 @@ def constant_one(step: Array | int) -> float:
   return 1.0
 
 
+def cross_entropy(logits: Array, labels: Array) -> Array:
+  """Returns -log p(label) in nats of each example, (n,), for float32 logits (n, classes)."""
+  chex.assert_rank(labels, 1)
+  return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
 class Preprocess(NamedTuple):
   """Turns raw images into the network's inputs: (images - mean) * scale, in float32.
 
@@ -63,6 +69,8 @@ class Recipe(NamedTuple):
     ema_decay: decay of an average of the params used for evaluation (bias-corrected); 0 for none.
     preprocess: raw images -> inputs.
     train_kwargs, eval_kwargs: passed to the model, such as {'train': True}.
+    loss: (float32 logits, targets of the batch) -> nats of each example. The targets are the labels,
+      or whatever arrays a loss wants beside each image: a teacher's logits, say.
   """
 
   model: nn.Module
@@ -75,6 +83,7 @@ class Recipe(NamedTuple):
   preprocess: Any = Preprocess()     # a callable; mypy takes no NamedTuple for one
   train_kwargs: Mapping[str, Any] = {}
   eval_kwargs: Mapping[str, Any] = {}
+  loss: Callable[[Array, Any], Array] = cross_entropy
 
 
 class TrainState(NamedTuple):
@@ -110,10 +119,12 @@ def start(recipe: Recipe, key: Array, images: Array) -> TrainState:
 
 
 def train_step(recipe: Recipe, state: TrainState, images: Array,
-               labels: Array) -> tuple[TrainState, Array]:
-  """Takes one optimiser step on a batch; returns the new state and the mean NLL in nats."""
-  chex.assert_rank(labels, 1)
-  chex.assert_equal_shape_prefix((images, labels), 1)
+               targets: Any) -> tuple[TrainState, Array]:
+  """Takes one optimiser step on a batch; returns the new state and the mean NLL in nats.
+
+  `targets` is what `recipe.loss` takes: the labels, or a tree of arrays with one entry per image.
+  """
+  chex.assert_equal_shape_prefix((images, *jax.tree.leaves(targets)), 1)
   key = jax.random.fold_in(state.key, state.step)
   rngs = {'noise': fold(key, 'layers'), 'dropout': fold(key, 'dropout')}
   inputs = recipe.preprocess(images)
@@ -122,7 +133,7 @@ def train_step(recipe: Recipe, state: TrainState, images: Array,
     variables = {'params': weights, **state.collections}
     logits, collections = apply(recipe.model, variables, inputs, rngs=rngs,
                                 mutable=list(state.collections), **recipe.train_kwargs)
-    terms = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
+    terms = recipe.loss(logits.astype(jnp.float32), targets)
     return terms.mean(), core.unfreeze(collections)
 
   def penalty(params):
@@ -174,15 +185,15 @@ def epoch_order(recipe: Recipe, state: TrainState, examples: int) -> Array:
 
 
 def train_epoch(recipe: Recipe, state: TrainState, images: Array,
-                labels: Array) -> tuple[TrainState, Array]:
+                targets: Any) -> tuple[TrainState, Array]:
   """Runs one epoch as one scan; returns the state and the NLL of each step, (steps,)."""
   def step(carry, batch):
-    return train_step(recipe, carry, images[batch], labels[batch])
+    return train_step(recipe, carry, images[batch], jax.tree.map(lambda t: t[batch], targets))
   return jax.lax.scan(step, state, epoch_order(recipe, state, images.shape[0]))
 
 
-def jit_epoch(recipe: Recipe) -> Callable[[TrainState, Array, Array], tuple[TrainState, Array]]:
-  """Returns the compiled (state, images, labels) -> (state, NLL per step)."""
+def jit_epoch(recipe: Recipe) -> Callable[[TrainState, Array, Any], tuple[TrainState, Array]]:
+  """Returns the compiled (state, images, targets) -> (state, NLL per step)."""
   return jax.jit(functools.partial(train_epoch, recipe))
 
 

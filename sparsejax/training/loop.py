@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,7 @@ class NonFiniteLoss(FloatingPointError):
     self.epoch, self.step, self.leaf, self.last_good = epoch, step, leaf, last_good
 
 
-def run_epochs(recipe: Recipe, state: TrainState, images: Array, labels: Array, *,
+def run_epochs(recipe: Recipe, state: TrainState, images: Array, targets: Any, *,
                first: int = 1, last: int) -> Iterator[Epoch]:
   """Trains from epoch `first` to `last`, both included, and yields after each.
 
@@ -49,10 +49,10 @@ def run_epochs(recipe: Recipe, state: TrainState, images: Array, labels: Array, 
   epoch = jit_epoch(recipe)
   for number in range(first, last + 1):
     before = state
-    state, per_step = epoch(before, images, labels)
+    state, per_step = epoch(before, images, targets)
     losses = np.asarray(per_step)
     if not np.all(np.isfinite(losses)) or first_non_finite(state.params) is not None:
-      raise _diagnose(recipe, before, images, labels, number)
+      raise _diagnose(recipe, before, images, targets, number)
     yield Epoch(number, state, float(losses.mean()))
 
 
@@ -64,14 +64,14 @@ def first_non_finite(tree: Tree) -> str | None:
   return None
 
 
-def _diagnose(recipe: Recipe, state: TrainState, images: Array, labels: Array,
+def _diagnose(recipe: Recipe, state: TrainState, images: Array, targets: Any,
               number: int) -> NonFiniteLoss:
   """Repeats the epoch step by step from its start, to the step where it broke."""
   last_good = state
   step = jax.jit(lambda state, x, y: train_step(recipe, state, x, y))
   batches = np.asarray(epoch_order(recipe, state, images.shape[0]))
   for i, batch in enumerate(batches):
-    state, loss = step(state, images[batch], labels[batch])
+    state, loss = step(state, images[batch], jax.tree.map(lambda t: t[batch], targets))
     leaf = first_non_finite(state.params)
     if leaf is not None or not np.isfinite(float(loss)):
       return NonFiniteLoss(number, i, leaf or 'the loss itself, with finite parameters', last_good)

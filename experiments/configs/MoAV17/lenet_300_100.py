@@ -4,6 +4,7 @@ Run:      python -m experiments.train --workdir=out/vd \
             --config=experiments/configs/MoAV17/lenet_300_100.py
           The pruning threshold on log alpha is chosen on 5,000 held-out images.
 Variants: :paper  the recipe with nothing chosen: all 60,000 training images, threshold 3
+          :dense  the paper's baseline: the same recipe without a method
           :smoke  1 epoch, 512 images of the digits, seconds
 Paper:    error 1.92 %, 68 times fewer weights.
 Ours:     1.94 % (validation 1.84 %), 2,957 of 266,200 weights (90.0 times fewer), 18,252 of
@@ -54,11 +55,15 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   if variant == 'paper':
     config.validation_examples = 0
     config.choose = None
+  elif variant == 'dense':
+    config.validation_examples = 0
+    config.regulariser = {}
+    config.choose = None
   elif variant == 'smoke':
     config.dataset = 'digits'
     config.training_examples = 512
     config.validation_examples = 100
     config.epochs = 1
   elif variant:
-    raise ValueError(f"variant {variant!r} is not 'paper' or 'smoke'")
+    raise ValueError(f"variant {variant!r} is not 'paper', 'dense' or 'smoke'")
   return config
