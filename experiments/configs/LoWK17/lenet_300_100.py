@@ -4,8 +4,8 @@ Run:      python -m experiments.train --workdir=out/l0 \
             --config=experiments/configs/LoWK17/lenet_300_100.py
 Variants: :paper  the recipe with nothing chosen: all 60,000 training images
           :rho    with the L2 term, rho = 5e-4 per example, re-weighted by the gates' activity
-          :separate  as :paper, with the strengths per layer 0.1, 0.3, 0.4 (not confirmed in a source
-                  we read)
+          :separate  the same, with a strength per layer: 0.1, 0.3, 0.4 (which are not confirmed in
+                  a source we read)
           :smoke  1 epoch, 512 images of the digits, seconds
 Paper:    error 1.4 %, 219-214-100 (not confirmed in a source we read).
 Ours:     :paper  1.48 %, 222-210-100, 68,940 of 266,610 parameters, 276,536 of 1,066,952
