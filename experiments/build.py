@@ -48,6 +48,7 @@ METHODS: dict[str, Callable[..., sparsejax.Regulariser]] = {
     'magnitude_pruning': sparsejax.magnitude_pruning,
     'sparse_variational_dropout': sparsejax.sparse_variational_dropout,
     'stacked': stacked,
+    'static_mask': sparsejax.static_mask,
     'weight_decay': sparsejax.weight_decay,
 }
 NESTED = {chain: ('outer', 'inner'), stacked: ('layer',)}   # arguments that are methods themselves

@@ -95,6 +95,16 @@ def test_an_optimiser_takes_a_schedule():
     assert float(update) == wanted
 
 
+def test_a_static_mask_takes_the_density_of_each_leaf():
+  made = ml_collections.ConfigDict()
+  made.random = {'leaves': '.*kernel', 'method': 'static_mask',
+                 'density': {'dense0/kernel': 0.01, 'head/kernel': 0.5}}
+  method = build.regulariser(made, 10)
+  weights = {'dense0': {'kernel': jnp.ones((20, 10))}, 'head': {'kernel': jnp.ones((10, 2))}}
+  deployed = method.weights(*method.init(jax.random.key(0), weights))
+  assert deployed['dense0']['kernel'].sum() == 2 and deployed['head']['kernel'].sum() == 10
+
+
 WEIGHTS = {'cell': {'kernel': np.linspace(-1, 1, 24, dtype=np.float32).reshape(2, 4, 3)}}
 
 
