@@ -1,0 +1,68 @@
+"""The rows really obtained: one JSON object a line in experiments/results/<name>.jsonl.
+
+A result is keyed by config (with every override and the seed), data and code. It is the ledger of a
+finished run with the name of its config and the checksum of its code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from sparsejax import ledger
+from sparsejax.codec.atomic import write_atomically
+
+FOLDER = pathlib.Path(__file__).parents[1] / 'results'
+
+
+class Result(NamedTuple):
+  """One finished run: `config` as '<key>/<file>:<variant>', `ledger` whole."""
+
+  config: str
+  code_hash: str
+  ledger: dict[str, Any]
+
+  @property
+  def key(self) -> tuple[str, str, str]:
+    return self.ledger['config_hash'], self.ledger['data_hash'], self.code_hash
+
+
+def from_folder(folder: str | os.PathLike[str], config: str, code_hash: str) -> Result:
+  """Returns the result of a finished run."""
+  return Result(config, code_hash, ledger.read(pathlib.Path(folder) / 'ledger.json'))
+
+
+def read_results(path: pathlib.Path) -> list[Result]:
+  """Returns the results of a file, or none if it does not exist.
+
+  Raises:
+    ValueError: naming the line, for one that is no result or appears twice.
+  """
+  if not path.exists():
+    return []
+  found: dict[tuple[str, str, str], Result] = {}
+  for number, line in enumerate(path.read_text(encoding='utf-8').splitlines(), 1):
+    try:
+      raw = json.loads(line)
+      result = Result(raw['config'], raw['code_hash'], raw['ledger'])
+      ledger.validate(result.ledger)
+    except (ValueError, KeyError, TypeError) as error:
+      raise ValueError(f'{path}, line {number} is no result: {error}; restore it from the '
+                       'repository') from error
+    if result.key in found:
+      raise ValueError(f'{path}, line {number} repeats an earlier result; remove one')
+    found[result.key] = result
+  return list(found.values())
+
+
+def add_results(path: pathlib.Path, new: Iterable[Result]) -> list[Result]:
+  """Adds results to the file, atomically, sorted; one with the key of an old one replaces it."""
+  merged = {result.key: result for result in (*read_results(path), *new)}
+  rows = sorted(merged.values(), key=lambda r: (r.config, r.ledger['seed'], r.ledger['time_utc']))
+  path.parent.mkdir(parents=True, exist_ok=True)
+  write_atomically(path, ''.join(json.dumps(row._asdict(), sort_keys=True) + '\n'
+                                 for row in rows).encode())
+  return rows
