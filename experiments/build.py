@@ -46,6 +46,8 @@ METHODS: dict[str, Callable[..., sparsejax.Regulariser]] = {
     'l0_hard_concrete': sparsejax.l0_hard_concrete,
     'l1': sparsejax.l1,
     'magnitude_pruning': sparsejax.magnitude_pruning,
+    'rigl': sparsejax.rigl,
+    'sparse_evolutionary_training': sparsejax.sparse_evolutionary_training,
     'sparse_variational_dropout': sparsejax.sparse_variational_dropout,
     'stacked': stacked,
     'static_mask': sparsejax.static_mask,

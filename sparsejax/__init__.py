@@ -7,6 +7,8 @@ from sparsejax.regularisers.group_lasso import group_lasso
 from sparsejax.regularisers.hard_concrete import l0_hard_concrete
 from sparsejax.regularisers.l1 import l1
 from sparsejax.regularisers.magnitude import cubic_sparsity, magnitude_pruning
+from sparsejax.regularisers.rigl import rigl
+from sparsejax.regularisers.sparse_evolutionary import sparse_evolutionary_training
 from sparsejax.regularisers.static_mask import static_mask
 from sparsejax.regularisers.variational_dropout import sparse_variational_dropout
 from sparsejax.regularisers.weight_decay import weight_decay
