@@ -51,6 +51,7 @@ METHODS: dict[str, Callable[..., sparsejax.Regulariser]] = {
     'sparse_variational_dropout': sparsejax.sparse_variational_dropout,
     'stacked': stacked,
     'static_mask': sparsejax.static_mask,
+    'straight_through_magnitude': sparsejax.straight_through_magnitude,
     'weight_decay': sparsejax.weight_decay,
 }
 NESTED = {chain: ('outer', 'inner'), stacked: ('layer',)}   # arguments that are methods themselves

@@ -10,6 +10,7 @@ from sparsejax.regularisers.magnitude import cubic_sparsity, magnitude_pruning
 from sparsejax.regularisers.rigl import rigl
 from sparsejax.regularisers.sparse_evolutionary import sparse_evolutionary_training
 from sparsejax.regularisers.static_mask import static_mask
+from sparsejax.regularisers.straight_through import straight_through_magnitude
 from sparsejax.regularisers.variational_dropout import sparse_variational_dropout
 from sparsejax.regularisers.weight_decay import weight_decay
 from sparsejax.structured import Gated, Gaussian, LowRank, densify

@@ -103,6 +103,7 @@ METHODS = {
     'static_mask': (sparsejax.static_mask(0.3, allocation='erk'), no_cost),
     'set': (sparsejax.sparse_evolutionary_training(0.3, every=3), no_cost),
     'rigl': (sparsejax.rigl(0.3, every=3, end=9), no_cost),
+    'straight_through': (sparsejax.straight_through_magnitude(0.5), no_cost),
     'l1': (sparsejax.l1(0.3), l1_oracle),
     'group_lasso': (sparsejax.group_lasso(0.3, axis=-2), group_lasso_oracle(-2)),
     'weight_decay': (sparsejax.weight_decay(0.3), decay_oracle),
