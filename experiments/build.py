@@ -67,7 +67,7 @@ INITIALISERS: dict[str, Callable[..., Any]] = {
     'glorot_uniform': nn.initializers.glorot_uniform,
 }
 OPTIMISERS = {'adam': optax.adam, 'sgd': optax.sgd}
-SCHEDULES = ('cubic_sparsity', 'piecewise_linear')
+SCHEDULES = ('cubic_sparsity', 'iterative_sparsity', 'piecewise_linear', 'rewound')
 FIELDS = ('paper', 'seed', 'dataset', 'training_examples', 'validation_examples', 'batch_size',
           'epochs', 'evaluate_every', 'checkpoint_every', 'ema_decay', 'penalty_weight',
           'preprocess', 'model', 'optimiser', 'regulariser')
@@ -200,8 +200,10 @@ def number(value: Any, steps_per_epoch: int, where: str) -> Any:
   """Returns the value, or for {'schedule': name, ...} an optax schedule over steps.
 
   Schedules: 'piecewise_linear' with epochs and values (equal lengths, linear between, constant
-  outside; staircase=True holds the value of the start of each epoch) and 'cubic_sparsity' with
-  final, begin_epoch and end_epoch.
+  outside; staircase=True holds the value of the start of each epoch); 'cubic_sparsity' with final,
+  begin_epoch and end_epoch; 'iterative_sparsity' with final, rounds, begin_epoch and
+  epochs_per_round; and 'rewound' with epochs_per_round and inner, a number or a schedule that
+  starts anew every so many epochs: the learning rate of iterative pruning.
   """
   if not isinstance(value, Mapping) or 'schedule' not in value:
     return value
@@ -211,6 +213,17 @@ def number(value: Any, steps_per_epoch: int, where: str) -> Any:
     _require_names(fields, ('final', 'begin_epoch', 'end_epoch'), where)
     return sparsejax.cubic_sparsity(fields['final'], fields['begin_epoch'] * steps_per_epoch,
                                     fields['end_epoch'] * steps_per_epoch)
+  if name == 'iterative_sparsity':
+    _require_names(fields, ('final', 'rounds', 'begin_epoch', 'epochs_per_round'), where)
+    return sparsejax.iterative_sparsity(
+        fields['final'], fields['rounds'],
+        _whole_steps(fields['begin_epoch'], steps_per_epoch, f'{where}.begin_epoch'),
+        _whole_steps(fields['epochs_per_round'], steps_per_epoch, f'{where}.epochs_per_round'))
+  if name == 'rewound':
+    _require_names(fields, ('epochs_per_round', 'inner'), where)
+    inner = number(fields['inner'], steps_per_epoch, f'{where}.inner')
+    period = _whole_steps(fields['epochs_per_round'], steps_per_epoch, f'{where}.epochs_per_round')
+    return lambda step: inner(step % period) if callable(inner) else inner
   staircase = fields.pop('staircase', False)
   _require_names(fields, ('epochs', 'values'), where)
   epochs, values = np.asarray(fields['epochs'], np.float32), np.asarray(fields['values'])
@@ -223,6 +236,14 @@ def number(value: Any, steps_per_epoch: int, where: str) -> Any:
     epoch = jnp.floor(epoch) if staircase else epoch
     return jnp.interp(epoch, epochs, values.astype(np.float32))
   return schedule
+
+
+def _whole_steps(epochs: float, steps_per_epoch: int, where: str) -> int:
+  """Returns the number of steps in so many epochs, at least one."""
+  steps = round(epochs * steps_per_epoch)
+  if steps < 1:
+    raise ValueError(f'{where}={epochs} is no whole step of {steps_per_epoch} an epoch; raise it')
+  return steps
 
 
 def _plain(config: Any) -> Any:

@@ -5,6 +5,7 @@ from sparsejax.regulariser import Regulariser, chain, finalise, partition, stack
 from sparsejax.regularisers.dropout import dropout
 from sparsejax.regularisers.group_lasso import group_lasso
 from sparsejax.regularisers.hard_concrete import l0_hard_concrete
+from sparsejax.regularisers.iterative_magnitude import iterative_sparsity
 from sparsejax.regularisers.l1 import l1
 from sparsejax.regularisers.magnitude import cubic_sparsity, magnitude_pruning
 from sparsejax.regularisers.rigl import rigl

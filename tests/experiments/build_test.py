@@ -85,6 +85,25 @@ def test_cubic_sparsity_counts_epochs():
                              [0, 0, 0.8 * (1 - 0.5**3), 0.8, 0.8], atol=1e-6)
 
 
+def test_rounds_of_iterative_pruning_count_epochs():
+  schedule = build.number({'schedule': 'iterative_sparsity', 'final': 0.75, 'rounds': 2,
+                           'begin_epoch': 1, 'epochs_per_round': 0.5}, 10, 'here')
+  np.testing.assert_allclose([schedule(k) for k in (0, 9, 10, 14, 15, 99)],
+                             [0, 0, 0.5, 0.5, 0.75, 0.75])
+
+
+@pytest.mark.parametrize('inner, wanted', [
+    ({'schedule': 'piecewise_linear', 'epochs': (0, 2), 'values': (1.0, 0.0)},
+     [1, 0.5, 0.05, 1, 0.05, 1]),
+    (0.1, [0.1] * 6)])
+def test_a_rewound_schedule_starts_anew_in_every_round(inner, wanted):
+  schedule = build.number({'schedule': 'rewound', 'epochs_per_round': 2, 'inner': inner}, 10,
+                          'here')
+  np.testing.assert_allclose([schedule(k) for k in (0, 10, 19, 20, 39, 40)], wanted, atol=1e-6)
+  build.optimiser(ml_collections.ConfigDict({'name': 'sgd', 'learning_rate': {
+      'schedule': 'rewound', 'epochs_per_round': 2, 'inner': inner}}), 10).init(jnp.zeros(2))
+
+
 def test_an_optimiser_takes_a_schedule():
   made = ml_collections.ConfigDict({'name': 'sgd', 'learning_rate': {
       'schedule': 'piecewise_linear', 'epochs': (0, 1), 'values': (1.0, 0.0)}})
@@ -230,6 +249,11 @@ def test_a_missing_field_is_named(where, field):
     ({'schedule': 'cubic_sparsity', 'final': 0.5, 'begin_epoch': 2, 'end_epoch': 1},
      'must come before'),
     ({'schedule': 'cubic_sparsity', 'final': 0.5}, 'needs the fields final, begin_epoch'),
+    ({'schedule': 'iterative_sparsity', 'final': 0.5, 'rounds': 2, 'begin_epoch': 0,
+      'epochs_per_round': 1}, 'strength.begin_epoch=0 is no whole step'),
+    ({'schedule': 'rewound', 'inner': 0.1}, 'needs the fields epochs_per_round, inner'),
+    ({'schedule': 'rewound', 'epochs_per_round': 1, 'inner': {'schedule': 'cubic'}},
+     "strength.inner.schedule='cubic' is unknown"),
 ])
 def test_a_schedule_that_does_not_hold_together_is_refused(schedule, message):
   with pytest.raises(ValueError, match=message):
