@@ -174,8 +174,8 @@ def standardise(part: Split) -> tuple[Split, float, float]:
 
 def _read_archive(path: pathlib.Path) -> np.ndarray:
   try:
-    with np.load(path, allow_pickle=False) as stored:
-      return stored['data']
-  except (KeyError, ValueError, zipfile.BadZipFile, EOFError) as error:
+    with open(path, 'rb') as file:           # np.load leaves a damaged file open
+      return np.load(file, allow_pickle=False)['data']
+  except (IndexError, KeyError, ValueError, zipfile.BadZipFile, EOFError) as error:
     raise ValueError(f'{path} is damaged, or no archive with a table `data` ({error}); delete it, '
                      'to have the set fetched') from error
