@@ -19,9 +19,11 @@ from sparsejax.statistics.paired import (
   seeds_difference,
 )
 from sparsejax.statistics.predictive import auroc, entropy, posterior_predictive, scores
+from sparsejax.statistics.regression import RegressionScores, mixture_scores
 
 __all__ = [
-  'Difference', 'Interval', 'McNemar', 'NonInferiority', 'SeedsDifference', 'auroc',
-  'difference_interval', 'entropy', 'joint_level', 'mcnemar', 'mean_interval', 'non_inferior',
-  'posterior_predictive', 'prediction_interval', 'scores', 'seeds_difference',
+  'Difference', 'Interval', 'McNemar', 'NonInferiority', 'RegressionScores', 'SeedsDifference',
+  'auroc', 'difference_interval', 'entropy', 'joint_level', 'mcnemar', 'mean_interval',
+  'mixture_scores', 'non_inferior', 'posterior_predictive', 'prediction_interval', 'scores',
+  'seeds_difference',
 ]
