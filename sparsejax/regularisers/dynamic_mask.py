@@ -5,7 +5,9 @@ and as many are grown, so that each leaf keeps exactly the number of weights it 
 choices are by rank, ties in order of index, so that no tie changes a count. The mask multiplies the
 weights wherever they are read, and the parameters of dead weights are held at zero: a grown weight
 starts from exactly zero whatever momentum and decay did meanwhile. Its moments in the optimiser are
-not reset; its gradient was zero while it was dead, so they have faded by then.
+not reset; its gradient was zero while it was dead, so they have faded by then. Where its gradient
+is zero for ever, behind a pixel that is always black, it stays zero: a deployed network may have
+fewer non-zero weights than its mask keeps.
 """
 
 from __future__ import annotations

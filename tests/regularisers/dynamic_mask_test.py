@@ -1,5 +1,7 @@
 """What SET and RigL share: selection by rank, exact exchanges, timing, zeros under the mask."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -94,6 +96,7 @@ def test_a_chain_moves_masks_or_is_refused_by_name(name):
   weights = {'dense': WEIGHTS['dense']}
   key = jax.random.key(0)
 
+  @functools.partial(jax.jit, static_argnums=0)
   def updated(both):
     params, state = both.init(key, weights)
     grads = jax.tree.map(jnp.ones_like, weights)
