@@ -69,7 +69,7 @@ class Recipe(NamedTuple):
     ema_decay: decay of an average of the params used for evaluation (bias-corrected); 0 for none.
     preprocess: raw images -> inputs.
     train_kwargs, eval_kwargs: passed to the model, such as {'train': True}.
-    loss: (float32 logits, targets of the batch) -> nats of each example. The targets are the labels,
+    loss: (float32 logits, targets of the batch) -> nats of each example. The targets are labels,
       or whatever arrays a loss wants beside each image: a teacher's logits, say.
   """
 

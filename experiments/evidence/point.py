@@ -1,0 +1,202 @@
+"""One training of a frontier, deployed at each value of its grid, without reading the test set.
+
+The folder of a point holds `point.json`, with the validation error and the sizes of each network,
+and each network's weights, so that the test set is read later, for the networks that validation
+data chose, and for no other.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pathlib
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+import sparsejax
+from experiments import build
+from experiments import run as runs
+from experiments.evidence.code_hash import code_hash
+from experiments.evidence.configs import load_config
+from experiments.workdir import config_hash, config_text
+from sparsejax import codec, ledger
+from sparsejax.compaction.compact import compact
+from sparsejax.paths import flatten
+from sparsejax.training.evaluate import jit_logits
+from sparsejax.training.fit import TrainState, evaluation_params, start
+from sparsejax.training.loop import NonFiniteLoss, run_epochs
+
+POINT_FILE = 'point.json'
+
+
+class Deployment(NamedTuple):
+  """A number in the state of a rule that is read at deployment alone, and the values to try."""
+
+  rule: str
+  number: str
+  values: tuple[float, ...]
+
+
+class Point(NamedTuple):
+  """A training: config by name, overrides {field: value}, seed, and how it is deployed."""
+
+  config: str
+  overrides: dict[str, Any]
+  seed: int
+  deployment: Deployment | None = None
+
+  def built(self) -> ml_collections.ConfigDict:
+    """Returns the whole config."""
+    config = load_config(self.config, self.seed)
+    config.update_from_flattened_dict(self.overrides)
+    return config
+
+  def folder(self, root: pathlib.Path) -> pathlib.Path:
+    """Returns the folder of the point: another config, other code or another deployment grid gets
+    another one."""
+    config = self.built()
+    grid = '' if self.deployment is None else f'-{len(self.deployment.values)}'
+    return root / (f'{self.config.replace(":", "_")}_{config.dataset}_seed{self.seed}-'
+                   f'{config_hash(config)[:10]}-{code_hash(config)[:8]}{grid}')
+
+
+def deployed_file(index: int) -> str:
+  """Returns the name of the file with the deployed weights of one network of a point."""
+  return f'deployed_{index}.safetensors'
+
+
+def run_point(point: Point, root: pathlib.Path) -> dict[str, Any]:
+  """Trains and deploys the point, writes its files and returns the content of point.json.
+
+  A training that diverges, or a network of which nothing is left, is a result and is recorded as
+  one: its `error` says what happened.
+  """
+  folder = point.folder(root)
+  finished = read_point(point, root)
+  if finished is not None:
+    return finished
+  config = point.built()
+  build.require_whole(config)
+  data = runs.load(config)
+  recipe = build.recipe(config, data.images)
+  state = start(recipe, jax.random.key(config.seed), jnp.asarray(data.images[:1]))
+  images, labels = jnp.asarray(data.images), jnp.asarray(data.labels)
+  folder.mkdir(parents=True, exist_ok=True)
+  clock = time.perf_counter()
+  error, nll = '', None
+  try:
+    for epoch in run_epochs(recipe, state, images, labels, last=config.epochs):
+      state, nll = epoch.state, epoch.nll
+  except NonFiniteLoss as diverged:
+    error = str(diverged)
+  seconds = time.perf_counter() - clock
+  networks: list[dict[str, Any]] = []
+  if not error:
+    deployment = point.deployment
+    predict = jit_logits(recipe)
+    held = jnp.asarray(data.watched_images)
+    for index, value in enumerate(deployment.values if deployment else [None]):
+      deployed = _at(state, deployment, value) if deployment else state
+      weights = sparsejax.finalise(recipe.regulariser,
+                                   jax.device_get(evaluation_params(recipe, deployed)),
+                                   deployed.method_state)
+      variables = {'params': weights, **jax.device_get(deployed.collections)}
+      logits = np.asarray(predict(variables, held))
+      networks.append({'deployed_at': value, 'validation_error_percent': ledger.error_percent(
+          logits, data.watched_labels), **sizes(recipe.model, variables, data.images.shape[1:],
+                                                folder)})
+      codec.write(folder / deployed_file(index), variables)
+  content = {
+      'config': point.config, 'overrides': point.overrides, 'seed': point.seed,
+      'config_hash': config_hash(config), 'data_hash': data.dataset.hash,
+      'code_hash': code_hash(config), 'epochs': config.epochs, 'seconds': seconds,
+      'train_nll_nats': nll, 'error': error, 'networks': networks,
+      **{name: value for name, value in ledger.describe_run().items()
+         if name in ('device', 'threads', 'jax_version', 'commit', 'time_utc')}}
+  codec.write_atomically(folder / 'config.json', config_text(config).encode())
+  codec.write_atomically(folder / POINT_FILE, (json.dumps(content, indent=1) + '\n').encode())
+  return content
+
+
+def _at(state: TrainState, deployment: Deployment, value: float | None) -> TrainState:
+  """Returns the state with the number of the rule set to `value`."""
+  numbers = {**state.method_state[deployment.rule], deployment.number: jnp.float32(value)}
+  return state._replace(method_state={**state.method_state, deployment.rule: numbers})
+
+
+def sizes(model: Any, variables: dict[str, Any], image_shape: tuple[int, ...],
+          folder: pathlib.Path) -> dict[str, Any]:
+  """Returns what is left of a network, counted in its compact form and in that form's file.
+
+  Keys: weights_total and bytes_dense of the dense network; weights_kept, non-zero kernel entries
+  of the compact network; parameters_compact; bytes_file, of the file as written; widths.
+  """
+  small = compact(model, variables, example_shape=(1, *image_shape))
+  kernels = [leaf for leaf in flatten(small.variables['params']).values() if leaf.ndim >= 2]
+  path = folder / f'model-{os.getpid()}.safetensors'
+  written = codec.write(path, small.variables)
+  path.unlink()
+  return {
+      'weights_total': sum(leaf.size for leaf in flatten(variables['params']).values()
+                           if leaf.ndim >= 2),
+      'weights_kept': int(sum(np.count_nonzero(leaf) for leaf in kernels)),
+      'parameters_compact': int(sum(leaf.size for leaf in flatten(
+          small.variables['params']).values())),
+      'bytes_dense': codec.float32_bytes(variables),
+      'bytes_file': written,
+  }
+
+
+def read_point(point: Point, root: pathlib.Path) -> dict[str, Any] | None:
+  """Returns the content of point.json, or None if this point was not run.
+
+  Raises:
+    ValueError: if the file is damaged.
+  """
+  path = point.folder(root) / POINT_FILE
+  if not path.exists():
+    return None
+  try:
+    return json.loads(path.read_text(encoding='utf-8'))
+  except ValueError as error:
+    raise ValueError(f'{path} is damaged: {error}; remove its folder and run again') from error
+
+
+def wrong_on_test(point: Point, root: pathlib.Path, index: int) -> np.ndarray:
+  """Returns, for one network of a finished point, which test examples it gets wrong, bool (n,).
+
+  This is where a frontier reads the test set; what was read is kept beside the network.
+  """
+  folder = point.folder(root)
+  path = folder / f'test_wrong_{index}.npy'
+  if path.exists():
+    return np.load(path, allow_pickle=False)
+  config = point.built()
+  predict, test_images, test_labels = _predictor(
+      config.dataset, config.model.to_json(), config.preprocess.to_json(), config)
+  variables = codec.read(folder / deployed_file(index))
+  wrong = np.asarray(predict(variables, test_images)).argmax(1) != test_labels
+  archive = io.BytesIO()
+  np.save(archive, wrong)
+  codec.write_atomically(path, archive.getvalue())
+  return wrong
+
+
+_PREDICTORS: dict[Any, Any] = {}
+
+
+def _predictor(dataset: str, model: str, preprocess: str, config: ml_collections.ConfigDict) -> Any:
+  """Returns (compiled logits, test images, test labels), made once per data set and network."""
+  key = dataset, model, preprocess, config.seed if config.preprocess.subtract_mean else None
+  if key not in _PREDICTORS:
+    data = runs.load(config)
+    recipe = build.recipe(config, data.images)
+    _PREDICTORS[key] = (jit_logits(recipe), jnp.asarray(data.dataset.test_images),
+                        data.dataset.test_labels)
+  return _PREDICTORS[key]
