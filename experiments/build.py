@@ -6,19 +6,19 @@ that nobody reads is an error with a suggestion, not a silent default.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
 from flax import linen as nn
 
 import sparsejax
+from experiments.names import known_name, near, require_names
+from experiments.schedules import number
 from sparsejax.models.convnet import ConvNet
 from sparsejax.models.lenet import MLP, LeNet5Caffe
 from sparsejax.training.fit import Preprocess, Recipe, constant_one
@@ -67,7 +67,6 @@ INITIALISERS: dict[str, Callable[..., Any]] = {
     'glorot_uniform': nn.initializers.glorot_uniform,
 }
 OPTIMISERS = {'adam': optax.adam, 'sgd': optax.sgd}
-SCHEDULES = ('cubic_sparsity', 'iterative_sparsity', 'piecewise_linear', 'rewound')
 FIELDS = ('paper', 'seed', 'dataset', 'training_examples', 'validation_examples', 'batch_size',
           'epochs', 'evaluate_every', 'checkpoint_every', 'ema_decay', 'penalty_weight',
           'preprocess', 'model', 'optimiser', 'regulariser')
@@ -79,7 +78,7 @@ def require_whole(config: ml_collections.ConfigDict) -> None:
   for field in config:
     known = (*FIELDS, *OPTIONAL_FIELDS)
     if field not in known:
-      raise ValueError(f'config has no field {field!r}; {_near(field, known)}fields are '
+      raise ValueError(f'config has no field {field!r}; {near(field, known)}fields are '
                        f'{", ".join(known)}')
   missing = [field for field in FIELDS if field not in config]
   if missing:
@@ -105,7 +104,7 @@ def recipe(config: ml_collections.ConfigDict, images: np.ndarray) -> Recipe:
   if steps == 0:
     raise ValueError(f'config.batch_size={config.batch_size} exceeds the {len(images)} training '
                      'examples; lower it')
-  _require_names(config.preprocess, ('scale', 'subtract_mean'), 'config.preprocess')
+  require_names(config.preprocess, ('scale', 'subtract_mean'), 'config.preprocess')
   mean = np.asarray(images, np.float32).mean(0) if config.preprocess.subtract_mean else 0.0
   network = model(config.model)
   training_flag = 'train' in inspect.signature(type(network).__call__).parameters
@@ -196,73 +195,11 @@ def penalty_weight(config: Any, steps_per_epoch: int) -> Callable[[Any], Any]:
   return constant_one if value == 1.0 else lambda step: value
 
 
-def number(value: Any, steps_per_epoch: int, where: str) -> Any:
-  """Returns the value, or for {'schedule': name, ...} an optax schedule over steps.
-
-  Schedules: 'piecewise_linear' with epochs and values (equal lengths, linear between, constant
-  outside; staircase=True holds the value of the start of each epoch); 'cubic_sparsity' with final,
-  begin_epoch and end_epoch; 'iterative_sparsity' with final, rounds, begin_epoch and
-  epochs_per_round; and 'rewound' with epochs_per_round and inner, a number or a schedule that
-  starts anew every so many epochs: the learning rate of iterative pruning.
-  """
-  if not isinstance(value, Mapping) or 'schedule' not in value:
-    return value
-  fields = dict(value)
-  name = _known(fields.pop('schedule'), SCHEDULES, f'{where}.schedule')
-  if name == 'cubic_sparsity':
-    _require_names(fields, ('final', 'begin_epoch', 'end_epoch'), where)
-    return sparsejax.cubic_sparsity(fields['final'], fields['begin_epoch'] * steps_per_epoch,
-                                    fields['end_epoch'] * steps_per_epoch)
-  if name == 'iterative_sparsity':
-    _require_names(fields, ('final', 'rounds', 'begin_epoch', 'epochs_per_round'), where)
-    return sparsejax.iterative_sparsity(
-        fields['final'], fields['rounds'],
-        _whole_steps(fields['begin_epoch'], steps_per_epoch, f'{where}.begin_epoch'),
-        _whole_steps(fields['epochs_per_round'], steps_per_epoch, f'{where}.epochs_per_round'))
-  if name == 'rewound':
-    _require_names(fields, ('epochs_per_round', 'inner'), where)
-    inner = number(fields['inner'], steps_per_epoch, f'{where}.inner')
-    period = _whole_steps(fields['epochs_per_round'], steps_per_epoch, f'{where}.epochs_per_round')
-    return lambda step: inner(step % period) if callable(inner) else inner
-  staircase = fields.pop('staircase', False)
-  _require_names(fields, ('epochs', 'values'), where)
-  epochs, values = np.asarray(fields['epochs'], np.float32), np.asarray(fields['values'])
-  if epochs.shape != values.shape or epochs.ndim != 1 or np.any(np.diff(epochs) <= 0):
-    raise ValueError(f'{where}: epochs {fields["epochs"]} must increase and match values '
-                     f'{fields["values"]} one to one')
-
-  def schedule(step):
-    epoch = step / steps_per_epoch
-    epoch = jnp.floor(epoch) if staircase else epoch
-    return jnp.interp(epoch, epochs, values.astype(np.float32))
-  return schedule
-
-
-def _whole_steps(epochs: float, steps_per_epoch: int, where: str) -> int:
-  """Returns the number of steps in so many epochs, at least one."""
-  steps = round(epochs * steps_per_epoch)
-  if steps < 1:
-    raise ValueError(f'{where}={epochs} is no whole step of {steps_per_epoch} an epoch; raise it')
-  return steps
-
-
 def _plain(config: Any) -> Any:
   """Returns the config as plain dicts and tuples."""
   if isinstance(config, ml_collections.ConfigDict):
     return {key: _plain(value) for key, value in config.items()}
   return config
-
-
-def _near(name: str, known: Collection[str]) -> str:
-  near = difflib.get_close_matches(str(name), known, n=1)
-  return f'did you mean {near[0]!r}? ' if near else ''
-
-
-def _known(name: str, known: Collection[str], where: str) -> str:
-  if name not in known:
-    raise ValueError(f'{where}={name!r} is unknown; {_near(name, known)}choose one of '
-                     f'{", ".join(sorted(known))}')
-  return name
 
 
 def _choose(fields: dict[str, Any], key: str, known: Mapping[str, Callable[..., Any]],
@@ -272,20 +209,15 @@ def _choose(fields: dict[str, Any], key: str, known: Mapping[str, Callable[..., 
     raise ValueError(f'{where} needs the field {key!r}, one of {", ".join(sorted(known))}; it has '
                      f'{", ".join(fields) or "none"}')
   fields = dict(fields)
-  name = _known(fields.pop(key), known, f'{where}.{key}')
+  name = known_name(fields.pop(key), known, f'{where}.{key}')
   parameters = {parameter: value for parameter, value in
                 inspect.signature(known[name]).parameters.items()
                 if parameter not in ('parent', 'name')}
   for field in fields:
     if field not in parameters:
-      raise ValueError(f'{where} ({name}) has no field {field!r}; {_near(field, parameters)}fields '
+      raise ValueError(f'{where} ({name}) has no field {field!r}; {near(field, parameters)}fields '
                        f'are {", ".join(parameters) or "none"}')
   for parameter, value in parameters.items():
     if value.default is value.empty and parameter not in fields:
       raise ValueError(f'{where} ({name}) needs the field {parameter!r}')
   return fields, known[name]
-
-
-def _require_names(fields: Mapping[str, Any], names: tuple[str, ...], where: str) -> None:
-  if set(fields) != set(names):
-    raise ValueError(f'{where} needs the fields {", ".join(names)}, got {", ".join(fields)}')

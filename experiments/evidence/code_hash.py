@@ -16,8 +16,6 @@ import pathlib
 import tokenize
 from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import Any
-
 import ml_collections
 
 from experiments import build
@@ -25,20 +23,25 @@ from experiments import build
 CORE = ('sparsejax.training.fit', 'sparsejax.training.loop', 'sparsejax.training.evaluate',
         'sparsejax.compaction.compact', 'sparsejax.codec.weights_file', 'sparsejax.ledger.count',
         'experiments.choose', 'experiments.datasets.dataset')
-# Of these modules only the definitions named count, and their imports are not followed.
+# Of these modules only the definitions named count, and their imports are not followed; of
+# experiments.schedules those of the schedules that the config names.
 PARTS = {
     'experiments.run': ('load',),
-    'experiments.build': ('recipe', 'initialiser', 'he_normal', 'number', 'penalty_weight'),
+    'experiments.build': ('recipe', 'initialiser', 'he_normal', 'penalty_weight'),
 }
+SCHEDULES = 'experiments.schedules'
 PACKAGES = ('sparsejax', 'experiments')
 
 
 def code_hash(config: ml_collections.ConfigDict) -> str:
   """Returns the SHA-256, in hex, of the code that decides what this config's run gives."""
-  names = {registry[name].__module__ for registry, name in _named(config)}
+  methods, schedules = _named(config)
+  modules = {build.MODELS[config.model.name].__module__,
+             *(build.METHODS[name].__module__ for name in methods)} - PARTS.keys()
+  parts = {**PARTS, SCHEDULES: tuple(sorted(schedules))}
   digest = hashlib.sha256()
-  for module in sorted(closure((*CORE, *(names - PARTS.keys()))) | PARTS.keys()):
-    digest.update(f'{module}\n{_normal_form(module)}\n'.encode())
+  for module in sorted(closure((*CORE, *modules)) | parts.keys()):
+    digest.update(f'{module}\n{_normal_form(module, parts.get(module))}\n'.encode())
   return digest.hexdigest()
 
 
@@ -72,24 +75,28 @@ def imports(module: str) -> tuple[str, ...]:
                        if '.' in name and name.split('.')[0] in PACKAGES and _path(name)}))
 
 
-def _named(config: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], str]]:
-  """Returns (whitelist, name) for the model and every method of a config, nested ones too."""
-  found: list[tuple[Mapping[str, Any], str]] = [(build.MODELS, config['model']['name'])]
+def _named(config: ml_collections.ConfigDict) -> tuple[set[str], set[str]]:
+  """Returns the names of every method and every schedule in a config, nested ones too."""
+  methods, schedules = set(), set()
 
-  def methods(fields):
-    if not isinstance(fields, (Mapping, ml_collections.ConfigDict)):
-      return
-    if 'method' in fields:
-      found.append((build.METHODS, fields['method']))
-    for value in fields.values():
-      methods(value)
-  methods(config['regulariser'])
-  return found
+  def look(fields):
+    if isinstance(fields, (Mapping, ml_collections.ConfigDict)):
+      if 'method' in fields:
+        methods.add(fields['method'])
+      if 'schedule' in fields:
+        schedules.add(fields['schedule'])
+      for value in fields.values():
+        look(value)
+  look(config)
+  return methods, schedules
 
 
 @cache
-def _normal_form(module: str) -> str:
-  """Returns the source without comments, docstrings and blank lines, the same in every Python."""
+def _normal_form(module: str, names: tuple[str, ...] | None) -> str:
+  """Returns the source, or the definitions named, without comments, docstrings and blank lines.
+
+  It is the same in every version of Python.
+  """
   source = _source(module)
   lines = source.splitlines()
   tree = ast.parse(source)
@@ -103,13 +110,13 @@ def _normal_form(module: str) -> str:
       for row in range(body[0].lineno - 1, body[0].end_lineno):
         lines[row] = ''
   kept = lines
-  if module in PARTS:
+  if names is not None:
     parts = {node.name: node for node in tree.body
-             if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name in PARTS[module]}
-    missing = set(PARTS[module]) - parts.keys()
+             if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name in names}
+    missing = set(names) - parts.keys()
     if missing:
-      raise ValueError(f'{module} no longer defines {", ".join(sorted(missing))}; correct PARTS in '
-                       'experiments/evidence/code_hash.py')
+      raise ValueError(f'{module} does not define {", ".join(sorted(missing))}; correct the names '
+                       'in experiments/evidence/code_hash.py')
     kept = [line for node in parts.values() for line in lines[node.lineno - 1:node.end_lineno]]
   return '\n'.join(line.rstrip() for line in kept if line.strip())
 

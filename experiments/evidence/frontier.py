@@ -153,11 +153,16 @@ def _short(value: Any) -> Any:
 def _run_missing(pairs: Sequence[tuple[Task, Method]], root: pathlib.Path, workers: int,
                  console: Console) -> int:
   """Runs what is missing, seed by seed over all methods; returns how many points failed."""
-  missing = [point for task, method in pairs for point in points(task, method)
-             if not (point.folder(root) / POINT_FILE).exists()]
+  tasks = list(dict.fromkeys(task.name for task, _ in pairs))
+  order = {}
+  for task, method in pairs:
+    for point in points(task, method):
+      if not (point.folder(root) / POINT_FILE).exists():
+        # Task by task and seed by seed: stopped early, all methods have the same seeds.
+        order[point.folder(root)] = (tasks.index(task.name), point.seed), point
+  missing = [point for _, point in sorted(order.values(), key=lambda entry: entry[0])]
   if not missing:
     return 0
-  missing.sort(key=lambda point: point.seed)      # stable: stopped early, all methods have a seed
   workers = min(workers or default_workers(), len(missing))
   console.print(f'{len(missing)} points are missing; {workers} side by side, in {root}')
   start, done, failed = time.perf_counter(), 0, 0

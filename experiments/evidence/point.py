@@ -12,7 +12,7 @@ import json
 import os
 import pathlib
 import time
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -29,10 +29,33 @@ from sparsejax import codec, ledger
 from sparsejax.compaction.compact import compact
 from sparsejax.paths import flatten
 from sparsejax.training.evaluate import jit_logits
-from sparsejax.training.fit import TrainState, evaluation_params, start
+from sparsejax.training.fit import Recipe, TrainState, evaluation_params, start
 from sparsejax.training.loop import NonFiniteLoss, run_epochs
 
 POINT_FILE = 'point.json'
+
+
+class Trainable(Protocol):
+  """What `run_point` trains: a `Point`, or a control derived from one."""
+
+  @property
+  def config(self) -> str: ...
+
+  @property
+  def overrides(self) -> dict[str, Any]: ...
+
+  @property
+  def seed(self) -> int: ...
+
+  @property
+  def deployment(self) -> Deployment | None: ...
+
+  def built(self) -> ml_collections.ConfigDict: ...
+
+  def folder(self, root: pathlib.Path) -> pathlib.Path: ...
+
+  def prepare(self, recipe: Recipe, data: runs.Data,
+              root: pathlib.Path) -> tuple[Recipe, Any]: ...
 
 
 class Deployment(NamedTuple):
@@ -57,6 +80,11 @@ class Point(NamedTuple):
     config.update_from_flattened_dict(self.overrides)
     return config
 
+  def prepare(self, recipe: Recipe, data: runs.Data, root: pathlib.Path) -> tuple[Recipe, Any]:
+    """Returns the recipe to train by, and its targets: here the labels."""
+    del root
+    return recipe, jnp.asarray(data.labels)
+
   def folder(self, root: pathlib.Path) -> pathlib.Path:
     """Returns the folder of the point: another config, other code or another deployment grid gets
     another one."""
@@ -71,7 +99,7 @@ def deployed_file(index: int) -> str:
   return f'deployed_{index}.safetensors'
 
 
-def run_point(point: Point, root: pathlib.Path) -> dict[str, Any]:
+def run_point(point: Trainable, root: pathlib.Path) -> dict[str, Any]:
   """Trains and deploys the point, writes its files and returns the content of point.json.
 
   A training that diverges, or a network of which nothing is left, is a result and is recorded as
@@ -86,12 +114,13 @@ def run_point(point: Point, root: pathlib.Path) -> dict[str, Any]:
   data = runs.load(config)
   recipe = build.recipe(config, data.images)
   state = start(recipe, jax.random.key(config.seed), jnp.asarray(data.images[:1]))
-  images, labels = jnp.asarray(data.images), jnp.asarray(data.labels)
+  recipe, targets = point.prepare(recipe, data, root)
+  images = jnp.asarray(data.images)
   folder.mkdir(parents=True, exist_ok=True)
   clock = time.perf_counter()
   error, nll = '', None
   try:
-    for epoch in run_epochs(recipe, state, images, labels, last=config.epochs):
+    for epoch in run_epochs(recipe, state, images, targets, last=config.epochs):
       state, nll = epoch.state, epoch.nll
   except NonFiniteLoss as diverged:
     error = str(diverged)
@@ -107,10 +136,12 @@ def run_point(point: Point, root: pathlib.Path) -> dict[str, Any]:
                                    jax.device_get(evaluation_params(recipe, deployed)),
                                    deployed.method_state)
       variables = {'params': weights, **jax.device_get(deployed.collections)}
-      logits = np.asarray(predict(variables, held))
-      networks.append({'deployed_at': value, 'validation_error_percent': ledger.error_percent(
-          logits, data.watched_labels), **sizes(recipe.model, variables, data.images.shape[1:],
-                                                folder)})
+      error_percent = None
+      if data.watched == 'validation':
+        error_percent = ledger.error_percent(np.asarray(predict(variables, held)),
+                                             data.watched_labels)
+      networks.append({'deployed_at': value, 'validation_error_percent': error_percent,
+                       **sizes(recipe.model, variables, data.images.shape[1:], folder)})
       codec.write(folder / deployed_file(index), variables)
   content = {
       'config': point.config, 'overrides': point.overrides, 'seed': point.seed,
@@ -153,7 +184,7 @@ def sizes(model: Any, variables: dict[str, Any], image_shape: tuple[int, ...],
   }
 
 
-def read_point(point: Point, root: pathlib.Path) -> dict[str, Any] | None:
+def read_point(point: Trainable, root: pathlib.Path) -> dict[str, Any] | None:
   """Returns the content of point.json, or None if this point was not run.
 
   Raises:
@@ -168,7 +199,7 @@ def read_point(point: Point, root: pathlib.Path) -> dict[str, Any] | None:
     raise ValueError(f'{path} is damaged: {error}; remove its folder and run again') from error
 
 
-def wrong_on_test(point: Point, root: pathlib.Path, index: int) -> np.ndarray:
+def wrong_on_test(point: Trainable, root: pathlib.Path, index: int) -> np.ndarray:
   """Returns, for one network of a finished point, which test examples it gets wrong, bool (n,).
 
   This is where a frontier reads the test set; what was read is kept beside the network.

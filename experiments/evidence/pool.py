@@ -12,13 +12,13 @@ from typing import Any
 import jax
 
 from experiments.evidence.jobs import cores
-from experiments.evidence.point import Point, run_point
+from experiments.evidence.point import Trainable, run_point
 
 PROGRAMS_FOLDER = 'programs'      # compiled programs, which points of other seeds share
 
 
-def run_points(points: Sequence[Point], root: pathlib.Path, workers: int,
-               done: Callable[[Point, dict[str, Any] | None, str], None]) -> None:
+def run_points(points: Sequence[Trainable], root: pathlib.Path, workers: int,
+               done: Callable[[Any, dict[str, Any] | None, str], None]) -> None:
   """Runs the points, `workers` at a time, and calls `done(point, content, error)` after each.
 
   `content` is that of point.json, or None where a process failed; `error` then says how. The other

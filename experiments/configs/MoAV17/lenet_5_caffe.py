@@ -4,7 +4,7 @@ Run:      python -m experiments.train --workdir=out/vd_lenet5 \
             --config=experiments/configs/MoAV17/lenet_5_caffe.py
 Variants: :paper  the recipe with nothing chosen: all 60,000 training images
           :small  20 epochs instead of 200, warm-up and learning rate shortened alike, for a CPU
-          :dense  as :paper and :dense_small  as :small, without a method
+          :dense  as :paper without a method, :dense_small  as :small without one
           :smoke  1 epoch, 256 images, under a minute
 Paper:    error 0.75 %, 280 times fewer weights.
 Ours:     :small  0.99 % (validation 1.22 %), 2,441 of 430,500 weights (176 times fewer), 17,548 of

@@ -7,6 +7,8 @@ Variants: :dense :magnitude :l1_magnitude :iterative :straight_through :set :rig
           :group_lasso and :smoke
 """
 
+from typing import Any
+
 import ml_collections
 
 from experiments.configs.frontier import mlp
@@ -31,7 +33,8 @@ def get_config(variant: str = 'dense') -> ml_collections.ConfigDict:
     config.training_examples = 256
     config.epochs = 1
   config.regulariser = rules
-  rate = {'schedule': 'piecewise_linear', 'epochs': (0.4 * EPOCHS, EPOCHS), 'values': (2e-3, 0.0)}
+  rate: dict[str, Any] = {'schedule': 'piecewise_linear', 'epochs': (0.4 * EPOCHS, EPOCHS),
+                          'values': (2e-3, 0.0)}
   if variant == 'iterative':
     rate = {'schedule': 'rewound', 'epochs_per_round': EPOCHS // 5, 'inner': {
         'schedule': 'piecewise_linear', 'epochs': (0.08 * EPOCHS, 0.2 * EPOCHS),

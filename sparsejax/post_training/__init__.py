@@ -1,0 +1,1 @@
+"""What is done to trained weights: functions from weights to weights or to bytes."""
