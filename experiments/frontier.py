@@ -20,6 +20,8 @@ _WORKERS = flags.DEFINE_integer('workers', 0, 'Processes; 0: one per core, one o
                                 lower_bound=0)
 _ROOT = flags.DEFINE_string('workdir', 'out/frontier', 'Folder of the points.')
 _REPORT = flags.DEFINE_string('report', 'report', 'Folder of the reports.')
+_CONTROLS = flags.DEFINE_bool('controls', False, 'Also the controls of L0, VD and magnitude at 10 '
+                              'and 30 times fewer weights.')
 
 
 def main(arguments: list[str]) -> None:
@@ -32,7 +34,8 @@ def main(arguments: list[str]) -> None:
   try:
     complete = frontier.frontier(
         _SUITE.value, tasks=_TASKS.value, methods=_METHODS.value, run=_RUN.value,
-        workers=_WORKERS.value, root=_ROOT.value, report=_REPORT.value)
+        workers=_WORKERS.value, root=_ROOT.value, report=_REPORT.value,
+        controls=_CONTROLS.value)
   except (ValueError, OSError) as error:
     print(f'error: {error}', file=sys.stderr)
     sys.exit(1)

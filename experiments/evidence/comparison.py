@@ -41,41 +41,42 @@ class Line(NamedTuple):
     return [float(result.ledger[key]) for result in self.results]
 
 
-def compare(sheet: Sheet, results: Sequence[Result], budget: str = 'full',
-            networks: str = '') -> list[Line]:
+def compare(sheet: Sheet, results: Sequence[Result], budget: str = 'full', networks: str = '',
+            check_code: bool = True) -> list[Line]:
   """Returns one line per row of the sheet, and one for shorter runs where the recipe was not run.
 
-  Results of another version of the code never count together with those of this one.
+  Results of different versions of the code never count together. With `check_code` those of any but
+  the present version are called stale; without, the newest are shown as what was obtained.
   """
   lines = []
   for row in sheet.rows:
     if networks and networks not in row.name:
       continue
-    asked = [_line(row, name, results) for name in BUDGETS[BUDGETS.index(budget):]]
+    asked = [_line(row, name, results, check_code) for name in BUDGETS[BUDGETS.index(budget):]]
     lines.append(asked[0])
     if len(asked[0].results) < SEEDS or asked[0].verdict.name == 'stale':
       lines += [line for line in asked[1:] if line.results and line.budget != 'smoke']
   return lines
 
 
-def _line(row: Row, budget: str, results: Sequence[Result]) -> Line:
+def _line(row: Row, budget: str, results: Sequence[Result], check_code: bool) -> Line:
   if budget not in row.configs:
     return Line(row, budget, (), Verdict('not run', {}),
                 f'no config runs this row with the budget {budget!r}')
   name = row.configs[budget]
   config = load_config(name)
-  wanted = code_hash(config)
   # A result of the same file with another override has another checksum and is none of this row.
   mine = [result for result in results if result.config == name and _config_hash(
       name, result.ledger['seed']) == result.ledger['config_hash']]
+  newest = max(mine, key=lambda result: result.ledger['time_utc'], default=None)
+  wanted = code_hash(config) if check_code or newest is None else newest.code_hash
   current = [result for result in mine if result.code_hash == wanted]
   stale = [result for result in mine if result.code_hash != wanted]
   remark = ''
-  if not current and stale:
-    newest = max(stale, key=lambda result: result.ledger['time_utc']).code_hash
-    current = [result for result in stale if result.code_hash == newest]
+  if not current and newest is not None:
+    current = [result for result in stale if result.code_hash == newest.code_hash]
     return Line(row, budget, tuple(current), Verdict('stale', {}),
-                f'code {newest[:8]}, now {wanted[:8]}; run again')
+                f'code {newest.code_hash[:8]}, now {wanted[:8]}; run again')
   if stale:
     remark = f'{len(stale)} stale results (other code) left out'
   data = {result.ledger['data_hash'] for result in current}

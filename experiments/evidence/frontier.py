@@ -48,9 +48,11 @@ class Chosen(NamedTuple):
 
 
 def frontier(suite: str, *, tasks: str = '', methods: str = '', run: bool = True, workers: int = 0,
-             root: str = 'out/frontier', report: str = 'report',
+             root: str = 'out/frontier', report: str = 'report', controls: bool = False,
              console: Console | None = None) -> bool:
   """Prints and writes the frontier; returns whether every point that was tried could be run.
+
+  With `controls`, those of frontier_controls.py are trained too, of the tasks selected.
 
   Raises:
     ValueError: for an unknown suite, or names that leave nothing of it.
@@ -74,6 +76,12 @@ def frontier(suite: str, *, tasks: str = '', methods: str = '', run: bool = True
     write_atomically(table, as_csv(chosen).encode())
   console.print(frontier_report.terminal(chosen))
   console.print(f'Report: {frontier_report.write(suite, chosen, contents, out)}')
+  if controls:
+    # Imported here, for that module needs this one's types.
+    from experiments.evidence import frontier_controls
+    path = frontier_controls.write_controls(suite, pairs, chosen, folder, out, run, workers,
+                                            console)
+    console.print(f'Controls: {path}')
   return not failed
 
 
