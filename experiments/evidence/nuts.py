@@ -185,9 +185,9 @@ def notes(result: Mapping[str, Any], sparse: SparseDraws) -> list[str]:
 
 
 def table(result: Mapping[str, Any]) -> Table:
-  """Returns the scores as a table for 80 columns; the report has two columns more."""
+  """Returns the scores as a table for 80 columns; the report has three columns more."""
   sheet = Table(title=_title(result), title_justify='left')
-  left_out = ('coverage_interval', 'noise')
+  left_out = ('coverage_interval', 'noise', 'seconds')
   shown = [index for index, column in enumerate(COLUMNS) if column[0] not in left_out]
   for index in shown:
     sheet.add_column(COLUMNS[index][1], justify='right' if index else 'left', no_wrap=True)
