@@ -70,7 +70,7 @@ OPTIMISERS = {'adam': optax.adam, 'sgd': optax.sgd}
 FIELDS = ('paper', 'seed', 'dataset', 'training_examples', 'validation_examples', 'batch_size',
           'epochs', 'evaluate_every', 'checkpoint_every', 'ema_decay', 'penalty_weight',
           'preprocess', 'model', 'optimiser', 'regulariser')
-OPTIONAL_FIELDS = ('choose',)
+OPTIONAL_FIELDS = ('choose', 're_estimate_batch_norm')
 
 
 def require_whole(config: ml_collections.ConfigDict) -> None:

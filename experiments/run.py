@@ -21,6 +21,7 @@ from experiments.report.report import REPORT_FILE, write_report
 from sparsejax import codec, ledger
 from sparsejax.compaction.compact import compact
 from sparsejax.paths import flatten
+from sparsejax.training.batch_statistics import re_estimate
 from sparsejax.training.checkpoint import Checkpoints
 from sparsejax.training.evaluate import host_numbers, jit_logits, jit_summary
 from sparsejax.training.fit import Recipe, TrainState, evaluation_params, start
@@ -161,6 +162,12 @@ def measure(config: ml_collections.ConfigDict, config_name: str, recipe: Recipe,
   params = jax.device_get(evaluation_params(recipe, state))
   weights = sparsejax.finalise(recipe.regulariser, params, state.method_state)
   variables = {'params': weights, **jax.device_get(state.collections)}
+  if config.get('re_estimate_batch_norm'):
+    whole = len(data.images) // recipe.batch_size * recipe.batch_size
+    variables = jax.device_get(re_estimate(
+        recipe.model, variables, data.images[:whole], recipe.preprocess, recipe.batch_size,
+        recipe.train_kwargs))
+    selected_by += '; batch-norm statistics re-estimated on the training images'
   compacted = compact(recipe.model, variables,
                       example_shape=(1, *data.images.shape[1:]))
   codec.write(folder / 'parameters.safetensors',

@@ -5,10 +5,13 @@ filter whose gate closes then dies outright, and no constant is left of it to fo
 
 Run:      python -m experiments.train --workdir=out/l0_convnet \
             --config=experiments/configs/digits/l0_convnet.py
-Variants: :smoke  1 epoch, 200 images, seconds
+Variants: :re_estimated  batch-norm statistics of the deployed network measured anew
+          :smoke  1 epoch, 200 images, seconds
 Ours:     test error 1.11 %, 2,768 of 5,072 weights, 8 of 16 filters of conv0; seed 0, 80 epochs in
           18 s on two cores of an AMD EPYC (CPU, shared), JAX 0.10.2. The strength was settled by
           validation error and size: 0.1 closed no gate, and 1.0 cost 25 % of validation error.
+          :re_estimated has the same test error with 0.038 nats in place of 0.052, and 2.11 in place
+          of 1.69 % of validation error.
 """
 
 import ml_collections
@@ -39,6 +42,8 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
     config.training_examples = 200
     config.epochs = 1
     config.evaluate_every = 1
+  elif variant == 're_estimated':
+    config.re_estimate_batch_norm = True
   elif variant:
-    raise ValueError(f"variant {variant!r} is not 'smoke'")
+    raise ValueError(f"variant {variant!r} is not 're_estimated' or 'smoke'")
   return config
