@@ -10,10 +10,10 @@ from rich.console import Console
 from experiments.evidence import paper_table
 from experiments.evidence import results as store
 from experiments.evidence.code_hash import code_hash
-from experiments.evidence.comparison import Line, compare, missing_seeds
+from experiments.evidence.comparison import compare, missing_seeds
 from experiments.evidence.jobs import Job, default_workers, run_jobs
 from experiments.evidence.paper_report import write_paper_report
-from experiments.evidence.sheet import Sheet, read_sheet
+from experiments.evidence.sheet import read_sheet
 from experiments.run import LEDGER_FILE
 
 
@@ -40,33 +40,24 @@ def reproduce(paper: str, *, budget: str = 'full', seeds: int = 5, networks: str
   if not lines:
     names = ', '.join(row.name for row in sheet.rows)
     raise ValueError(f'no row of {paper} contains {networks!r}; rows are {names}')
-  failed = 0
-  if run:
-    failed = _run_missing(sheet, lines, seeds, folder, workers, path, console)
-    lines = compare(sheet, store.read_results(path), budget, networks)
+  jobs = [Job(line.row.configs[line.budget], seed) for line in lines if line.budget == budget
+          for seed in missing_seeds(line, seeds)]
+  ended = [job for job in jobs if (job.folder(folder) / LEDGER_FILE).exists()]
+  store.add_results(path, [_result(job, folder) for job in ended])
+  jobs = [job for job in jobs if job not in ended]
+  failed = _run(jobs, folder, workers, path, console) if run and jobs else 0
+  lines = compare(sheet, store.read_results(path), budget, networks)
   console.print(paper_table.terminal(sheet, lines), paper_table.legend(lines), sep='\n')
   out = pathlib.Path(report) if budget != 'smoke' else folder / 'report'
   console.print(f'Report: {write_paper_report(sheet, lines, out)}')
   return not failed
 
 
-def _run_missing(sheet: Sheet, lines: list[Line], seeds: int, root: pathlib.Path, workers: int,
-                 path: pathlib.Path, console: Console) -> int:
-  """Runs what is missing, adds each result as it comes, and returns how many runs failed."""
-  asked = [line for line in lines if line.budget == lines[0].budget]
-  jobs = [Job(line.row.configs[line.budget], seed)
-          for line in asked for seed in missing_seeds(line, seeds)]
-  for line in asked:
-    if line.budget not in line.row.configs:
-      console.print(f'{line.row.name}: {line.remark}')
-  ended = [job for job in jobs if (job.folder(root) / LEDGER_FILE).exists()]
-  store.add_results(path, [_result(job, root) for job in ended])
-  jobs = [job for job in jobs if job not in ended]
-  if not jobs:
-    return 0
+def _run(jobs: list[Job], root: pathlib.Path, workers: int, path: pathlib.Path,
+         console: Console) -> int:
+  """Runs the jobs, adds each result as it comes, and returns how many runs failed."""
   workers = workers or default_workers()
-  console.print(f'{len(jobs)} runs of {sheet.key} are missing; {min(workers, len(jobs))} side by '
-                f'side, in {root}')
+  console.print(f'{len(jobs)} runs are missing; {min(workers, len(jobs))} side by side, in {root}')
   failed = 0
   start = time.perf_counter()
   done = 0
