@@ -89,7 +89,8 @@ def _line(row: Row, budget: str, results: Sequence[Result], check_code: bool) ->
   if budget != 'full':
     full = load_config(row.configs['full']).epochs if 'full' in row.configs else None
     epochs = f'{config.epochs} epochs' + (f' of {full}' if full else '')
-    return line._replace(verdict=Verdict('shorter recipe', {}), remark=epochs)
+    return line._replace(verdict=Verdict('shorter recipe', {}),
+                         remark='; '.join(filter(None, (remark, epochs))))
   figures = [figure for figure in (row.error, row.size) if figure]
   found = verdict(row, {figure.ledger_key: line.values(figure.ledger_key) for figure in figures})
   partly = [figure.ledger_key for figure in figures if row.scored and not figure.verified]
