@@ -20,7 +20,8 @@ def load_config(name: str, seed: int | None = None) -> ml_collections.ConfigDict
   path, _, variant = name.partition(':')
   file = CONFIGS / f'{path}.py'
   if not file.is_file():
-    known = [str(p.relative_to(CONFIGS).with_suffix('')) for p in sorted(CONFIGS.glob('*/*.py'))]
+    known = [str(p.relative_to(CONFIGS).with_suffix('')) for p in sorted(CONFIGS.glob('*/*.py'))
+             if p.name != '__init__.py']
     near = difflib.get_close_matches(path, known, n=1)
     raise ValueError(f'no config {path!r}; {f"did you mean {near[0]}? " if near else ""}configs '
                      f'are {", ".join(known)}')
