@@ -27,13 +27,15 @@ def test_nuts_samples_the_posterior_of_linear_regression():
     w = numpyro.sample('w', dist.Normal(jnp.zeros(2), 1.0).to_event())
     numpyro.sample('targets', dist.Normal(inputs @ w, 0.5), obs=targets)
   chains = posteriors.run_nuts(model, jax.random.key(0), jnp.float32(x), jnp.float32(y),
-                               warmup=300, draws=1500, chains=2)
+                               warmup=300, draws=6000, chains=2)
   covariance = np.linalg.inv(np.eye(2) + x.T @ x / 0.25)
   mean = covariance @ x.T @ y / 0.25
   samples = np.asarray(chains.samples['w'])
-  assert samples.shape == (2, 1500, 2) and chains.divergences == 0
+  assert samples.shape == (2, 6000, 2) and chains.divergences == 0
   r_hat, size = posteriors.mixing(samples)
-  assert r_hat < 1.02 and size > 500
+  # The two weights are strongly correlated, so draws are worth little: but 900 of them make the
+  # slack below a sixth of a standard deviation for the mean, a third of a variance for covariances.
+  assert r_hat < 1.02 and size > 900
   flat = samples.reshape(-1, 2)
   sd = np.sqrt(np.diag(covariance))
   # The effective size is of the mean; squares mix no worse by more than a factor of two here.
