@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.evidence import paper_table
+from experiments.evidence import against_dense, paper_table
 from experiments.evidence.comparison import UNITS, Line
 from experiments.evidence.sheet import Sheet
 from experiments.evidence.verdict import EXPLANATIONS
@@ -34,12 +34,14 @@ def write_paper_report(sheet: Sheet, lines: Sequence[Line], folder: pathlib.Path
 
 def markdown(sheet: Sheet, lines: Sequence[Line], pictures: Sequence[str]) -> str:
   """Returns the text of the report."""
+  paired = against_dense.paired_with_dense(lines)
   sections = [
       f'# {sheet.authors} {sheet.year}: {sheet.title}', '',
       f'arXiv:{sheet.arxiv}, table {sheet.table}, by `python -m experiments.reproduce '
       f'--paper={sheet.key}`.', '',
       paper_table.markdown(lines), '', paper_table.legend(lines), '',
       *(part for picture in pictures for part in (picture, '')),
+      *(['## Against dense', '', against_dense.markdown(paired), ''] if paired else []),
       '## Where our recipe differs', '',
       *(f'- {tables.escape(text)}' for text in sheet.differences or ('nothing known',)), '',
       '## What did not come out', '', *_misses(lines), '',

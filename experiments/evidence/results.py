@@ -6,11 +6,14 @@ finished run with the name of its config and the checksum of its code.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import pathlib
 from collections.abc import Iterable
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from sparsejax import ledger
 from sparsejax.codec.atomic import write_atomically
@@ -19,20 +22,39 @@ FOLDER = pathlib.Path(__file__).parents[1] / 'results'
 
 
 class Result(NamedTuple):
-  """One finished run: `config` as '<key>/<file>:<variant>', `ledger` whole."""
+  """One finished run.
+
+  Attributes:
+    config: as '<key>/<file>:<variant>'. code_hash: see code_hash.py. ledger: whole.
+    wrong: their number, a colon, and in base64 a bit for each test example, set where it is wrong;
+      '' where it is not known.
+  """
 
   config: str
   code_hash: str
   ledger: dict[str, Any]
+  wrong: str = ''
 
   @property
   def key(self) -> tuple[str, str, str]:
     return self.ledger['config_hash'], self.ledger['data_hash'], self.code_hash
 
+  def wrong_examples(self) -> np.ndarray | None:
+    """Returns bool (test examples,), or None if not known."""
+    if not self.wrong:
+      return None
+    count, _, bits = self.wrong.partition(':')
+    packed = np.frombuffer(base64.b64decode(bits), np.uint8)
+    return np.unpackbits(packed, count=int(count)).astype(bool)
+
 
 def from_folder(folder: str | os.PathLike[str], config: str, code_hash: str) -> Result:
-  """Returns the result of a finished run."""
-  return Result(config, code_hash, ledger.read(pathlib.Path(folder) / 'ledger.json'))
+  """Returns the result of a finished run, from its ledger and its saved logits."""
+  folder = pathlib.Path(folder)
+  with np.load(folder / 'test_logits.npz', allow_pickle=False) as archive:
+    wrong = archive['logits'].argmax(1) != archive['labels']
+  return Result(config, code_hash, ledger.read(folder / 'ledger.json'),
+                f'{wrong.size}:{base64.b64encode(np.packbits(wrong).tobytes()).decode()}')
 
 
 def read_results(path: pathlib.Path) -> list[Result]:
@@ -47,7 +69,8 @@ def read_results(path: pathlib.Path) -> list[Result]:
   for number, line in enumerate(path.read_text(encoding='utf-8').splitlines(), 1):
     try:
       raw = json.loads(line)
-      result = Result(raw['config'], raw['code_hash'], raw['ledger'])
+      result = Result(raw['config'], raw['code_hash'], raw['ledger'],
+                      raw.get('wrong', ''))
       ledger.validate(result.ledger)
     except (ValueError, KeyError, TypeError) as error:
       raise ValueError(f'{path}, line {number} is no result: {error}; restore it from the '

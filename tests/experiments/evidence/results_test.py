@@ -2,6 +2,7 @@
 import json
 import os
 
+import numpy as np
 import pytest
 
 from experiments.evidence import results as store
@@ -32,7 +33,7 @@ def test_written_is_read(path, result):
   lines = path.read_text().splitlines()
   assert len(lines) == 3 and path.read_text().endswith('\n')
   assert json.loads(lines[1]) == {'config': 'A17/net:paper', 'code_hash': 'c0',
-                                  'ledger': rows[1].ledger}
+                                  'ledger': rows[1].ledger, 'wrong': ''}
 
 
 def test_rows_are_sorted_by_config_seed_and_time_whatever_their_order(path, result):
@@ -105,8 +106,13 @@ def test_a_repeated_result_is_refused(path, result):
 def test_the_result_of_a_folder_is_its_ledger(tmp_path, ledger_of):
   sheet = ledger_of(seed=4, config_hash='h', data_hash='d')
   ledger.write(tmp_path / 'ledger.json', sheet)
+  logits = np.array([[0.0, 1.0], [2.0, 1.0], [0.0, 3.0]])
+  np.savez(tmp_path / 'test_logits.npz', logits=logits, labels=np.array([1, 1, 1]))
   found = from_folder(tmp_path, 'A17/net:paper', 'c0')
-  assert found == Result('A17/net:paper', 'c0', sheet)
+  # The second of three: 0b01000000 is 64, '@', which base64 writes as 'QA=='.
+  assert found == Result('A17/net:paper', 'c0', sheet, '3:QA==')
+  np.testing.assert_array_equal(found.wrong_examples(), [False, True, False])
+  assert Result('A17/net:paper', 'c0', sheet).wrong_examples() is None
   assert found.key == ('h', 'd', 'c0')
 
 
