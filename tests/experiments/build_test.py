@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import sparsejax
-from experiments import build, schedules
+from experiments import build
 from experiments.configs.digits import l0_mlp
 from sparsejax.models.convnet import ConvNet
 from sparsejax.models.lenet import MLP
@@ -70,38 +70,6 @@ def test_penalty_weight_may_be_a_number_or_a_schedule():
                                     'values': (0.0, 1.0)})
   np.testing.assert_allclose([build.penalty_weight(ramp, 10)(k) for k in (0, 10, 15, 20, 30, 99)],
                              [0, 0, 0.25, 0.5, 1, 1], atol=1e-6)
-
-
-def test_a_staircase_holds_the_value_of_the_start_of_each_epoch():
-  schedule = schedules.number({'schedule': 'piecewise_linear', 'epochs': (0, 2), 'values': (0.0, 1.0),
-                           'staircase': True}, 10, 'here')
-  np.testing.assert_allclose([schedule(k) for k in (0, 9, 10, 19, 20)], [0, 0, 0.5, 0.5, 1])
-
-
-def test_cubic_sparsity_counts_epochs():
-  schedule = schedules.number({'schedule': 'cubic_sparsity', 'final': 0.8, 'begin_epoch': 1,
-                           'end_epoch': 3}, 10, 'here')
-  np.testing.assert_allclose([schedule(k) for k in (0, 10, 20, 30, 40)],
-                             [0, 0, 0.8 * (1 - 0.5**3), 0.8, 0.8], atol=1e-6)
-
-
-def test_rounds_of_iterative_pruning_count_epochs():
-  schedule = schedules.number({'schedule': 'iterative_sparsity', 'final': 0.75, 'rounds': 2,
-                           'begin_epoch': 1, 'epochs_per_round': 0.5}, 10, 'here')
-  np.testing.assert_allclose([schedule(k) for k in (0, 9, 10, 14, 15, 99)],
-                             [0, 0, 0.5, 0.5, 0.75, 0.75])
-
-
-@pytest.mark.parametrize('inner, wanted', [
-    ({'schedule': 'piecewise_linear', 'epochs': (0, 2), 'values': (1.0, 0.0)},
-     [1, 0.5, 0.05, 1, 0.05, 1]),
-    (0.1, [0.1] * 6)])
-def test_a_rewound_schedule_starts_anew_in_every_round(inner, wanted):
-  schedule = schedules.number({'schedule': 'rewound', 'epochs_per_round': 2, 'inner': inner}, 10,
-                          'here')
-  np.testing.assert_allclose([schedule(k) for k in (0, 10, 19, 20, 39, 40)], wanted, atol=1e-6)
-  build.optimiser(ml_collections.ConfigDict({'name': 'sgd', 'learning_rate': {
-      'schedule': 'rewound', 'epochs_per_round': 2, 'inner': inner}}), 10).init(jnp.zeros(2))
 
 
 def test_an_optimiser_takes_a_schedule():
