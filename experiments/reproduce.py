@@ -21,6 +21,8 @@ _NETWORKS = flags.DEFINE_string('networks', '', 'Only rows whose name contains t
 _RUN = flags.DEFINE_bool('run', True, 'Run what is missing.')
 _WORKERS = flags.DEFINE_integer('workers', 0, 'Runs side by side; 0: one per core, one on a GPU.',
                                 lower_bound=0)
+_ATTEST = flags.DEFINE_bool('attest', False, 'First see whether stale results still hold: repeat '
+                            'the first epochs of one seed each.')
 _ROOT = flags.DEFINE_string('workdir', 'out/reproduce', 'Folder of the run folders.')
 _REPORT = flags.DEFINE_string('report', 'report', 'Folder of the reports.')
 
@@ -35,7 +37,8 @@ def main(arguments: list[str]) -> None:
   try:
     complete = reproduce.reproduce(
         _PAPER.value, budget=_BUDGET.value, seeds=_SEEDS.value, networks=_NETWORKS.value,
-        run=_RUN.value, workers=_WORKERS.value, root=_ROOT.value, report=_REPORT.value)
+        run=_RUN.value, attest=_ATTEST.value, workers=_WORKERS.value, root=_ROOT.value,
+        report=_REPORT.value)
   except (ValueError, OSError) as error:
     print(f'error: {error}', file=sys.stderr)
     sys.exit(1)

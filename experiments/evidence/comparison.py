@@ -70,8 +70,8 @@ def _line(row: Row, budget: str, results: Sequence[Result], check_code: bool) ->
       name, result.ledger['seed']) == result.ledger['config_hash']]
   newest = max(mine, key=lambda result: result.ledger['time_utc'], default=None)
   wanted = code_hash(config) if check_code or newest is None else newest.code_hash
-  current = [result for result in mine if result.code_hash == wanted]
-  stale = [result for result in mine if result.code_hash != wanted]
+  current = [result for result in mine if result.holds_for(wanted)]
+  stale = [result for result in mine if not result.holds_for(wanted)]
   remark = ''
   if not current and newest is not None:
     current = [result for result in stale if result.code_hash == newest.code_hash]
@@ -79,6 +79,11 @@ def _line(row: Row, budget: str, results: Sequence[Result], check_code: bool) ->
                 f'code {newest.code_hash[:8]}, now {wanted[:8]}; run again')
   if stale:
     remark = f'{len(stale)} stale results (other code) left out'
+  attested = sum(result.code_hash != wanted for result in current)
+  if attested:
+    remark = '; '.join(filter(None, (
+        remark, f'{attested} results of older code, of which the present code repeats the first '
+                'epochs')))
   data = {result.ledger['data_hash'] for result in current}
   if len(data) > 1:
     raise ValueError(f'results of {name} are of different data ({", ".join(sorted(data))}); remove '

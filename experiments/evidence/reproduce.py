@@ -7,6 +7,7 @@ import time
 
 from rich.console import Console
 
+from experiments.evidence import attest as attesting
 from experiments.evidence import paper_table
 from experiments.evidence import results as store
 from experiments.evidence.code_hash import code_hash
@@ -18,13 +19,14 @@ from experiments.run import LEDGER_FILE
 
 
 def reproduce(paper: str, *, budget: str = 'full', seeds: int = 5, networks: str = '',
-              run: bool = True, workers: int = 0, root: str = 'out/reproduce',
+              run: bool = True, attest: bool = False, workers: int = 0, root: str = 'out/reproduce',
               report: str = 'report', console: Console | None = None) -> bool:
   """Prints and writes the table of a paper; returns whether every run that was tried succeeded.
 
   Args:
     paper: key of the sheet. budget: 'full', 'small' or 'smoke'. seeds: 0 to seeds - 1.
     networks: only rows whose name contains this. run: whether to run what is missing.
+    attest: whether to see first which stale results still hold, see attest.py.
     workers: runs side by side; 0 takes one per core, or one on an accelerator.
     root: folder of the run folders. report: folder of the report.
 
@@ -36,6 +38,8 @@ def reproduce(paper: str, *, budget: str = 'full', seeds: int = 5, networks: str
   folder = pathlib.Path(root)
   # Runs of seconds show that the machinery works; they are no results to keep beside real ones.
   path = (folder if budget == 'smoke' else store.FOLDER) / f'{paper}.jsonl'
+  if attest:
+    attesting.attest(path, console)
   lines = compare(sheet, store.read_results(path), budget, networks)
   if not lines:
     names = ', '.join(row.name for row in sheet.rows)

@@ -17,7 +17,9 @@ import numpy as np
 
 from sparsejax import ledger
 from sparsejax.codec.atomic import write_atomically
+from sparsejax.training.metrics import read_metrics
 
+FIRST_EPOCHS = 8        # so many that the KL's warm-up of MoAV17, from epoch 5 on, is among them
 FOLDER = pathlib.Path(__file__).parents[1] / 'results'
 
 
@@ -28,16 +30,24 @@ class Result(NamedTuple):
     config: as '<key>/<file>:<variant>'. code_hash: see code_hash.py. ledger: whole.
     wrong: their number, a colon, and in base64 a bit for each test example, set where it is wrong;
       '' where it is not known.
+    first_nll_nats: mean training loss of each of the first epochs. attested: checksums of later
+      code that repeats them, see attest.py.
   """
 
   config: str
   code_hash: str
   ledger: dict[str, Any]
   wrong: str = ''
+  first_nll_nats: tuple[float, ...] = ()
+  attested: tuple[str, ...] = ()
 
   @property
   def key(self) -> tuple[str, str, str]:
     return self.ledger['config_hash'], self.ledger['data_hash'], self.code_hash
+
+  def holds_for(self, code_hash: str) -> bool:
+    """Returns whether it was obtained with this code, or attested by it."""
+    return code_hash == self.code_hash or code_hash in self.attested
 
   def wrong_examples(self) -> np.ndarray | None:
     """Returns bool (test examples,), or None if not known."""
@@ -54,7 +64,9 @@ def from_folder(folder: str | os.PathLike[str], config: str, code_hash: str) -> 
   with np.load(folder / 'test_logits.npz', allow_pickle=False) as archive:
     wrong = archive['logits'].argmax(1) != archive['labels']
   return Result(config, code_hash, ledger.read(folder / 'ledger.json'),
-                f'{wrong.size}:{base64.b64encode(np.packbits(wrong).tobytes()).decode()}')
+                f'{wrong.size}:{base64.b64encode(np.packbits(wrong).tobytes()).decode()}',
+                tuple(row['train_nll_nats'] for row in read_metrics(folder / 'metrics.jsonl')
+                      if row['epoch'] <= FIRST_EPOCHS))
 
 
 def read_results(path: pathlib.Path) -> list[Result]:
@@ -70,7 +82,8 @@ def read_results(path: pathlib.Path) -> list[Result]:
     try:
       raw = json.loads(line)
       result = Result(raw['config'], raw['code_hash'], raw['ledger'],
-                      raw.get('wrong', ''))
+                      raw.get('wrong', ''), tuple(raw.get('first_nll_nats', ())),
+                      tuple(raw.get('attested', ())))
       ledger.validate(result.ledger)
     except (ValueError, KeyError, TypeError) as error:
       raise ValueError(f'{path}, line {number} is no result: {error}; restore it from the '

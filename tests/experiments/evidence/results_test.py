@@ -33,7 +33,8 @@ def test_written_is_read(path, result):
   lines = path.read_text().splitlines()
   assert len(lines) == 3 and path.read_text().endswith('\n')
   assert json.loads(lines[1]) == {'config': 'A17/net:paper', 'code_hash': 'c0',
-                                  'ledger': rows[1].ledger, 'wrong': ''}
+                                  'ledger': rows[1].ledger, 'wrong': '', 'first_nll_nats': [],
+                                  'attested': []}
 
 
 def test_rows_are_sorted_by_config_seed_and_time_whatever_their_order(path, result):
@@ -108,9 +109,11 @@ def test_the_result_of_a_folder_is_its_ledger(tmp_path, ledger_of):
   ledger.write(tmp_path / 'ledger.json', sheet)
   logits = np.array([[0.0, 1.0], [2.0, 1.0], [0.0, 3.0]])
   np.savez(tmp_path / 'test_logits.npz', logits=logits, labels=np.array([1, 1, 1]))
+  rows = [{'epoch': epoch, 'train_nll_nats': loss} for epoch, loss in ((1, 0.7), (8, 0.5), (9, 0.4))]
+  (tmp_path / 'metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
   found = from_folder(tmp_path, 'A17/net:paper', 'c0')
   # The second of three: 0b01000000 is 64, '@', which base64 writes as 'QA=='.
-  assert found == Result('A17/net:paper', 'c0', sheet, '3:QA==')
+  assert found == Result('A17/net:paper', 'c0', sheet, '3:QA==', (0.7, 0.5))
   np.testing.assert_array_equal(found.wrong_examples(), [False, True, False])
   assert Result('A17/net:paper', 'c0', sheet).wrong_examples() is None
   assert found.key == ('h', 'd', 'c0')
