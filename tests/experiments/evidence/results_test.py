@@ -109,7 +109,8 @@ def test_the_result_of_a_folder_is_its_ledger(tmp_path, ledger_of):
   ledger.write(tmp_path / 'ledger.json', sheet)
   logits = np.array([[0.0, 1.0], [2.0, 1.0], [0.0, 3.0]])
   np.savez(tmp_path / 'test_logits.npz', logits=logits, labels=np.array([1, 1, 1]))
-  rows = [{'epoch': epoch, 'train_nll_nats': loss} for epoch, loss in ((1, 0.7), (8, 0.5), (9, 0.4))]
+  rows = [{'epoch': epoch, 'train_nll_nats': loss}
+          for epoch, loss in ((1, 0.7), (8, 0.5), (9, 0.4))]
   (tmp_path / 'metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
   found = from_folder(tmp_path, 'A17/net:paper', 'c0')
   # The second of three: 0b01000000 is 64, '@', which base64 writes as 'QA=='.
