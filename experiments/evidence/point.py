@@ -86,8 +86,8 @@ class Point(NamedTuple):
     return recipe, jnp.asarray(data.labels)
 
   def folder(self, root: pathlib.Path) -> pathlib.Path:
-    """Returns the folder of the point: another config, other code or another deployment grid gets
-    another one."""
+    """Returns the folder of the point: another config, other code or another number of values to
+    deploy at gets another one."""
     config = self.built()
     grid = '' if self.deployment is None else f'-{len(self.deployment.values)}'
     return root / (f'{self.config.replace(":", "_")}_{config.dataset}_seed{self.seed}-'
@@ -102,8 +102,7 @@ def deployed_file(index: int) -> str:
 def run_point(point: Trainable, root: pathlib.Path) -> dict[str, Any]:
   """Trains and deploys the point, writes its files and returns the content of point.json.
 
-  A training that diverges, or a network of which nothing is left, is a result and is recorded as
-  one: its `error` says what happened.
+  A training that diverges is a result and is recorded as one: its `error` says what happened.
   """
   folder = point.folder(root)
   finished = read_point(point, root)
@@ -188,15 +187,22 @@ def read_point(point: Trainable, root: pathlib.Path) -> dict[str, Any] | None:
   """Returns the content of point.json, or None if this point was not run.
 
   Raises:
-    ValueError: if the file is damaged.
+    ValueError: if the file is damaged, or of another grid of deployment with as many values.
   """
   path = point.folder(root) / POINT_FILE
   if not path.exists():
     return None
   try:
-    return json.loads(path.read_text(encoding='utf-8'))
+    content = json.loads(path.read_text(encoding='utf-8'))
   except ValueError as error:
     raise ValueError(f'{path} is damaged: {error}; remove its folder and run again') from error
+  if point.deployment is not None and content['networks']:
+    values = [network['deployed_at'] for network in content['networks']]
+    if values != list(point.deployment.values):
+      raise ValueError(f'{path} holds networks deployed at {", ".join(map(str, values))}, not at '
+                       f'{", ".join(map(str, point.deployment.values))}; remove its folder and run '
+                       'again')
+  return content
 
 
 def wrong_on_test(point: Trainable, root: pathlib.Path, index: int) -> np.ndarray:
