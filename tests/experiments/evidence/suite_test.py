@@ -41,6 +41,7 @@ def test_every_point_builds(name, task, method):
       assert field in leaves, f'{point.config} has no field {field}'
       assert all_leaves(config)[field] == value
       assert type(value) is type(leaves[field]), field
+      assert isinstance(value, (bool, int, float, str)), 'point.json gives it back as it is'
 
 
 @pytest.mark.parametrize('name, task, method', PAIRS, ids=IDS)
