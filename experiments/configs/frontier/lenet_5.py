@@ -40,7 +40,7 @@ def get_config(variant: str = 'dense') -> ml_collections.ConfigDict:
         'schedule': 'piecewise_linear', 'epochs': (0.08 * EPOCHS, 0.2 * EPOCHS),
         'values': (2e-3, 0.0)}}
   config.optimiser = {'name': 'adam', 'learning_rate': rate}
-  if variant == 'vd':
+  if variant in ('l0', 'vd'):
     config.penalty_weight = {'schedule': 'piecewise_linear',
                              'epochs': (0.05 * EPOCHS, 0.4 * EPOCHS), 'values': (0.0, 1.0)}
   return config

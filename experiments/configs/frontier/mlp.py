@@ -53,7 +53,7 @@ def rules(method: str, epochs: int, every: int) -> dict[str, Any]:
     return {'weights': {**kernels, 'method': 'rigl', 'density': 0.1, 'fraction': 0.3,
                         'every': every, 'end': 3200, 'allocation': 'erk'}}
   if method == 'l0':
-    gates = {'method': 'l0_hard_concrete', 'l2': 0.0, 'drop_rate': 0.5, 'axis': -2, 'per': 'batch',
+    gates = {'method': 'l0_hard_concrete', 'l2': 0.0, 'drop_rate': 0.2, 'axis': -2, 'per': 'batch',
              'beta': 2 / 3}
     return {'inputs': {'leaves': 'dense0/kernel', 'strength': 0.1, **gates},
             'hidden': {'leaves': '(dense1|head)/kernel', 'strength': 1.0, **gates}}
@@ -89,7 +89,7 @@ def get_config(variant: str = 'dense') -> ml_collections.ConfigDict:
     rate = {'schedule': 'rewound', 'epochs_per_round': EPOCHS // 5, 'inner': {
         'schedule': 'piecewise_linear', 'epochs': (0.08 * EPOCHS, 0.2 * EPOCHS),
         'values': (2e-3, 0.0)}}
-  elif variant == 'vd':
+  elif variant in ('l0', 'vd'):          # in so few epochs, gates and noise must wait for weights
     warm_up = {'schedule': 'piecewise_linear', 'epochs': (0.05 * EPOCHS, 0.4 * EPOCHS),
                'values': (0.0, 1.0)}
   elif variant == 'smoke':
