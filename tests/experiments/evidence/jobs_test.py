@@ -53,7 +53,8 @@ def test_the_command_trains_this_config_with_this_seed(tmp_path, monkeypatch):
   assert python == sys.executable
   assert rest == ['-m', 'experiments.train', '--config=experiments/configs/digits/l0_mlp.py:smoke',
                   '--config.seed=3', f'--workdir={Job(CONFIG, 3).folder(tmp_path)}']
-  assert '--config=experiments/configs/digits/l0_mlp.py' in Job('digits/l0_mlp', 0).command(tmp_path)
+  other = Job('digits/l0_mlp', 0).command(tmp_path)
+  assert '--config=experiments/configs/digits/l0_mlp.py' in other
 
 
 def test_every_job_is_run_once_and_logged(tmp_path, program):

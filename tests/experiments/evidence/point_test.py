@@ -14,11 +14,13 @@ from experiments.evidence.point import Deployment, Point, read_point, run_point,
 from experiments.workdir import config_hash, config_text
 from sparsejax import codec
 from sparsejax.paths import flatten
+from sparsejax.training.loop import Epoch, NonFiniteLoss
 
 pytestmark = pytest.mark.usefixtures('compile_once')
 
+# As in frontier_test.py, so that one compilation serves both files.
 TINY = {'dataset': 'digits', 'validation_examples': 237, 'training_examples': 400, 'batch_size': 50,
-        'epochs': 2, 'evaluate_every': 2, 'checkpoint_every': 2, 'model.widths': (12, 8)}
+        'epochs': 2}
 VALUES = (100.0, -6.0, -7.0, -100.0)
 POINT = Point('frontier/mlp:vd', TINY, 0, Deployment('weights', 'threshold', VALUES))
 LAYERS = ('dense0', 'dense1', 'head')
@@ -80,7 +82,7 @@ def test_one_network_for_each_value_of_deployment(trained):
   _, content = trained
   assert [network['deployed_at'] for network in content['networks']] == list(VALUES)
   kept = [network['weights_kept'] for network in content['networks']]
-  total = 64 * 12 + 12 * 8 + 8 * 10
+  total = 64 * 300 + 300 * 100 + 100 * 10
   assert {network['weights_total'] for network in content['networks']} == {total}
   assert kept[0] > kept[1] > kept[2] > kept[3] == 0
 
@@ -190,17 +192,23 @@ def test_a_point_stopped_before_its_end_is_not_finished(trained, tmp_path):
 
 
 def test_a_training_that_diverges_is_a_result(tmp_path, monkeypatch):
-  point = Point('frontier/mlp:dense', {**TINY, 'optimiser.learning_rate.values': (1e38, 1e38)}, 0)
-  content = run_point(point, tmp_path)
-  assert 'the loss is not finite in epoch 1' in content['error'] and content['networks'] == []
-  assert content['train_nll_nats'] is None
+  def diverging(recipe, state, images, targets, *, last):
+    yield Epoch(1, state, 0.25)
+    raise NonFiniteLoss(2, 3, 'head/kernel', state)
+  point = POINT._replace(seed=1)
+  with monkeypatch.context() as patch:
+    patch.setattr(module, 'run_epochs', diverging)
+    content = run_point(point, tmp_path)
+  assert 'the loss is not finite in epoch 2, step 3' in content['error']
+  assert content['networks'] == [] and content['train_nll_nats'] == 0.25
+  assert not list(tmp_path.rglob('deployed_*'))
   monkeypatch.setattr(runs, 'load', lambda config: pytest.fail('it was tried again'))
   assert run_point(point, tmp_path) == json.loads(json.dumps(content))
 
 
 def test_the_whole_config_is_file_seed_and_overrides():
   config = POINT.built()
-  assert (config.seed, config.epochs, config.model.widths) == (0, 2, (12, 8))
+  assert (config.seed, config.epochs, config.model.widths) == (0, 2, (300, 100))
   assert config.regulariser.weights.method == 'sparse_variational_dropout'
 
 

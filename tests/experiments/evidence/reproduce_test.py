@@ -1,4 +1,4 @@
-"""Reproducing a table: what is run, kept, read again and reported; runs are made up, but for one."""
+"""Reproducing a table: what is run, kept, read again and reported; all runs but one are made up."""
 import csv
 import json
 
