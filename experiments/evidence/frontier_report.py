@@ -86,7 +86,8 @@ def task_figure(chosen: Sequence[Chosen], task: str) -> Figure:
     figures.log_ticks(axes.xaxis)
     figures.log_ticks(axes.yaxis)
     figures.tidy(axes, f'{task}: {MEASURES[measure]}', MEASURES[measure], 'test error, %')
-  axes.legend(fontsize=7)
+  if axes.get_legend_handles_labels()[0]:
+    axes.legend(fontsize=7)
   return figure
 
 
