@@ -172,7 +172,7 @@ def bytes_of(widths):
                              strict=True)}})
 
 
-@pytest.mark.parametrize('budget', [2000, 5000, 20_000, 77_777, 200_000])
+@pytest.mark.parametrize('budget', [2000, 20_000, 200_000])
 def test_the_largest_network_within_the_bytes(budget):
   config = config_of()
   found = equal_bytes_widths(config, budget, SHAPE)
