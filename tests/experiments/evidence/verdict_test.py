@@ -113,6 +113,8 @@ def test_inconclusive_by_size_where_the_half_width_passes_a_quarter_of_our_mean(
   unit = half(1.0, 0.975)
   assert said(row(2.0, 60.0), values(size_spread=15 / unit * 0.9999)) == 'match'
   assert said(row(2.0, 60.0), values(size_spread=15 / unit * 1.0001)) == 'inconclusive'
+  # Of ours, not of the published figure: 12 is above a quarter of 40 and below one of 60.
+  assert said(row(2.0, 40.0), values(size_spread=12 / unit)) == 'better'
 
 
 def test_a_wide_interval_excuses_no_published_figure_far_outside():
