@@ -240,6 +240,15 @@ def test_changes_of_this_project_that_decide_none_do_not_count(edited):
     assert edited(name, old, new, config) == before, name
 
 
+def test_a_chain_counts_by_its_parts_and_not_by_all_that_build_imports(edited):
+  config = mlp.get_config('l1_magnitude')
+  before = code_hash(config)
+  for name in ('experiments.names', 'sparsejax.regularisers.iterative_magnitude'):
+    assert edited(name, 'from __future__', 'X = 1\nfrom __future__', config) == before, name
+  for name in ('sparsejax.regularisers.l1', 'sparsejax.regularisers.magnitude'):
+    assert edited(name, 'from __future__', 'X = 1\nfrom __future__', config) != before, name
+
+
 def test_what_prints_or_plots_is_not_followed():
   found = closure(module.CORE)
   assert not [name for name in found if '.report' in name or 'progress' in name]

@@ -231,6 +231,29 @@ def test_a_network_that_was_not_compacted_is_refused_alone_and_left_out_of_sever
   assert "other: the control 'scratch' has no result" in text and in_process == []
 
 
+@pytest.mark.slow  # three more trainings, each compiled
+def test_masked_and_smaller_networks_are_as_big_as_asked_for(in_process, tmp_path, console):
+  subject = subject_of()
+  _, *outcomes = run_controls([subject], ('random', 'rewind', 'dense_small'),
+                                SETTINGS._replace(rounds=1), tmp_path, 1, console)
+  random, rewind, small = (
+      codec.read(point.folder(tmp_path) / 'deployed_0.safetensors')['params']
+      for point in in_process)
+  assert [point.config for point in in_process] == [
+      'control:random', 'control:rewind', 'control:dense_small']
+  in_process.clear()
+  # Of the deployed network, in which weights that read units without inputs are not zero.
+  wanted = {'dense0': 64 * 20, 'dense1': 300 * 10, 'head': 100 * 10}
+  kept = {name: np.count_nonzero(layer['kernel']) for name, layer in random.items()}
+  assert kept == wanted
+  assert sum(np.count_nonzero(layer['kernel']) for layer in rewind.values()) == sum(wanted.values())
+  assert small['dense0']['kernel'].shape[1] < 300
+  # A compact file has a longer header than a plain one, here under a kilobyte.
+  assert 6000 < outcomes[2].bytes_file < 9000 + 1000
+  assert outcomes[2].weights == sum(layer['kernel'].size for layer in small.values())
+  assert [outcome.epochs for outcome in outcomes] == [2, 2, 2]
+
+
 def test_an_unknown_control_is_named_before_anything_is_trained(tmp_path, console, in_process):
   with pytest.raises(ValueError, match="control='sratch' is unknown; did you mean 'scratch'"):
     run_controls([subject_of()], ('dense', 'sratch'), SETTINGS, tmp_path, 1, console)
