@@ -24,21 +24,33 @@ CORE = ('sparsejax.training.fit', 'sparsejax.training.loop', 'sparsejax.training
         'sparsejax.compaction.compact', 'sparsejax.codec.weights_file', 'sparsejax.ledger.count',
         'experiments.choose', 'experiments.datasets.dataset')
 # Of these modules only the definitions named count, and their imports are not followed; of
-# experiments.schedules those of the schedules that the config names.
+# experiments.schedules those of the schedules that the config names, and what these use.
 PARTS = {
     'experiments.run': ('load',),
-    'experiments.build': ('recipe', 'initialiser', 'he_normal', 'penalty_weight'),
+    'experiments.build': ('recipe', 'initialiser', 'he_normal', 'penalty_weight', 'optimiser'),
 }
 SCHEDULES = 'experiments.schedules'
+SCHEDULES_USE = {       # schedule: (modules, other definitions of experiments.schedules)
+    'cubic_sparsity': (('sparsejax.regularisers.magnitude',), ()),
+    'iterative_sparsity': (('sparsejax.regularisers.iterative_magnitude',), ('whole_steps',)),
+    'piecewise_linear': ((), ()),
+    'rewound': ((), ('number', 'whole_steps')),
+}
 PACKAGES = ('sparsejax', 'experiments')
 
 
-def code_hash(config: ml_collections.ConfigDict) -> str:
-  """Returns the SHA-256, in hex, of the code that decides what this config's run gives."""
+def code_hash(config: ml_collections.ConfigDict, extra: Iterable[str] = ()) -> str:
+  """Returns the SHA-256, in hex, of the code that decides what this config's run gives.
+
+  `extra` names modules beside those of the config, such as that of another loss.
+  """
   methods, schedules = _named(config)
-  modules = {build.MODELS[config.model.name].__module__,
+  used = [SCHEDULES_USE.get(name, ((), ())) for name in schedules]
+  modules = {build.MODELS[config.model.name].__module__, *extra,
+             *(module for more, _ in used for module in more),
              *(build.METHODS[name].__module__ for name in methods)} - PARTS.keys()
-  parts = {**PARTS, SCHEDULES: tuple(sorted(schedules))}
+  definitions = schedules.union(*(names for _, names in used))
+  parts = {**PARTS, SCHEDULES: tuple(sorted(definitions))}
   digest = hashlib.sha256()
   for module in sorted(closure((*CORE, *modules)) | parts.keys()):
     digest.update(f'{module}\n{_normal_form(module, parts.get(module))}\n'.encode())

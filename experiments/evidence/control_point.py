@@ -51,11 +51,14 @@ class ControlPoint(NamedTuple):
     """Returns the folder: the same control of two networks may be one training."""
     config = self.built()
     taught = ''
+    extra: tuple[str, ...] = ()
     if self.teacher:
+      extra = (distillation.__module__,)
       taught = f'-T{self.teacher.temperature:g}-{self.teacher.hard_weight:g}'
-    return root / 'controls' / (f'{self.config.removeprefix("control:")}_{config.dataset}_seed'
-                                f'{self.seed}-{config_hash(config)[:10]}-{code_hash(config)[:8]}'
-                                f'{taught}')
+    name = self.config.removeprefix('control:')
+    return root / 'controls' / (
+        f'{name}_{config.dataset}_seed{self.seed}-{config_hash(config)[:10]}-'
+        f'{code_hash(config, extra)[:8]}{taught}')
 
   def prepare(self, recipe: Recipe, data: runs.Data, root: pathlib.Path) -> tuple[Recipe, Any]:
     """Returns the recipe to train by, and its targets: labels, and the teacher's logits if any."""

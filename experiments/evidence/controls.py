@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -46,7 +47,8 @@ class Facts(NamedTuple):
 
   Attributes:
     compact_fields: of the compact model, such as its widths. densities: {kernel path: kept / all},
-      of the deployed network. flops_ratio: dense to compact. bytes_file: of the compact network.
+      kept in the compact network, of all in the dense one. density: over all kernels.
+    flops_ratio: dense to compact. bytes_file: of the compact network.
     weights_kept: non-zero kernel entries of the compact network.
     compacted: whether it has fewer parameters than the dense one.
   """
@@ -78,19 +80,19 @@ def facts(config: ml_collections.ConfigDict, variables: Mapping[str, Any], bytes
   inputs = jax.ShapeDtypeStruct(example, jnp.float32)
   flops = [count.totals(count.count_layers(m, v, inputs))['flops']
            for m, v in ((model, variables), (small.model, small.variables))]
-  kernels = {path: np.asarray(leaf) for path, leaf in flatten(variables['params']).items()
+  entries = {path: np.size(leaf) for path, leaf in flatten(variables['params']).items()
              if np.ndim(leaf) >= 2}
+  # In the compact network: a weight that reads a dead unit is not zero, yet of no use.
+  left = {path: int(np.count_nonzero(flatten(small.variables['params'])[path]))
+          for path in entries}
   sizes = [sum(leaf.size for leaf in flatten(v['params']).values())
            for v in (variables, small.variables)]
   fields = {name: getattr(small.model, name) for name in small.model.__dataclass_fields__
             if name not in ('parent', 'name', 'kernel_init')}
   return Facts({name: value for name, value in fields.items() if value is not None},
-               {path: np.count_nonzero(leaf) / leaf.size for path, leaf in kernels.items()},
-               sum(map(np.count_nonzero, kernels.values())) / sum(
-                   leaf.size for leaf in kernels.values()),
-               flops[0] / flops[1], bytes_file,
-               int(sum(np.count_nonzero(leaf) for leaf in flatten(
-                   small.variables['params']).values() if leaf.ndim >= 2)), sizes[1] < sizes[0])
+               {path: left[path] / size for path, size in entries.items()},
+               sum(left.values()) / sum(entries.values()), flops[0] / flops[1], bytes_file,
+               sum(left.values()), sizes[1] < sizes[0])
 
 
 def control_config(control: str, config: ml_collections.ConfigDict, found: Facts,
@@ -117,6 +119,7 @@ def control_config(control: str, config: ml_collections.ConfigDict, found: Facts
     factor = min(found.flops_ratio, settings.max_epochs_factor)
     _stretch(derived, max(1, round(derived['epochs'] * factor)))
   elif control == 'random':
+    _free(derived, found)
     derived['regulariser']['random'] = {
         'leaves': '|'.join(found.densities), 'method': 'static_mask',
         'density': found.densities, 'allocation': 'uniform'}
@@ -151,6 +154,7 @@ def equal_bytes_widths(config: ml_collections.ConfigDict, bytes_file: int,
 
 def _rewind(derived: dict[str, Any], found: Facts, settings: Settings) -> None:
   """Cuts the epochs into settings.rounds + 1 equal rounds, each with the whole rate schedule."""
+  _free(derived, found)
   rounds = settings.rounds + 1
   each = max(1, derived['epochs'] // rounds)
   rate = derived['optimiser']['learning_rate']
@@ -165,6 +169,13 @@ def _rewind(derived: dict[str, Any], found: Facts, settings: Settings) -> None:
       'granularity': 'weight', 'allocation': 'global', 'sparsity': {
           'schedule': 'iterative_sparsity', 'final': 1 - found.density, 'rounds': settings.rounds,
           'begin_epoch': each, 'epochs_per_round': each}}
+
+
+def _free(derived: dict[str, Any], found: Facts) -> None:
+  """Leaves out the rules that own a kernel, which can have one rule only."""
+  derived['regulariser'] = {
+      name: rule for name, rule in derived['regulariser'].items()
+      if not any(re.fullmatch(rule['leaves'], path) for path in found.densities)}
 
 
 def _stretch(derived: dict[str, Any], epochs: int) -> None:

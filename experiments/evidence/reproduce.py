@@ -47,7 +47,8 @@ def reproduce(paper: str, *, budget: str = 'full', seeds: int = 5, networks: str
   jobs = [Job(line.row.configs[line.budget], seed) for line in lines if line.budget == budget
           for seed in missing_seeds(line, seeds)]
   ended = [job for job in jobs if (job.folder(folder) / LEDGER_FILE).exists()]
-  store.add_results(path, [_result(job, folder) for job in ended])
+  if ended:
+    store.add_results(path, [_result(job, folder) for job in ended])
   jobs = [job for job in jobs if job not in ended]
   failed = _run(jobs, folder, workers, path, console) if run and jobs else 0
   lines = compare(sheet, store.read_results(path), budget, networks)

@@ -8,7 +8,7 @@ only when the network is deployed, the values to deploy one training at.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.evidence.point import Deployment, Point
@@ -84,17 +84,21 @@ def points(task: Task, method: Method) -> list[Point]:
 
 
 def select(suite: str, tasks: str = '', methods: str = '') -> list[tuple[Task, Method]]:
-  """Returns the (task, method) pairs of a suite whose names contain the given texts.
+  """Returns the (task, method) pairs of a suite whose names contain, or are, the given texts.
 
   Raises:
     ValueError: for an unknown suite, or texts that leave nothing.
   """
   if suite not in SUITES:
     raise ValueError(f'no suite {suite!r}; suites are {", ".join(SUITES)}')
-  pairs = [(task, method) for task, method in itertools.product(SUITES[suite], METHODS)
-           if tasks in task.name and methods in method.name]
+  pairs = list(itertools.product(_matching(SUITES[suite], tasks), _matching(METHODS, methods)))
   if not pairs:
     raise ValueError(f'no task with {tasks!r} and method with {methods!r} in the suite {suite!r}; '
                      f'tasks are {", ".join(t.name for t in SUITES[suite])}; methods are '
                      f'{", ".join(m.name for m in METHODS)}')
   return pairs
+
+
+def _matching(rows: Sequence[Any], text: str) -> list[Any]:
+  """Returns the row of that name or, without one, the rows whose name contains the text."""
+  return [row for row in rows if row.name == text] or [row for row in rows if text in row.name]

@@ -6,7 +6,8 @@ import types
 import ml_collections
 import pytest
 
-from experiments import build
+from experiments import build, schedules
+from experiments.configs.digits import l0_mlp
 from experiments.configs.frontier import mlp
 from experiments.evidence import code_hash as module
 from experiments.evidence.code_hash import closure, code_hash, imports
@@ -259,3 +260,17 @@ def test_what_prints_or_plots_is_not_followed():
 def test_a_module_without_source_is_named():
   with pytest.raises(ValueError, match='sparsejax.none has no source file'):
     closure(['sparsejax.none'])
+
+
+def test_what_each_schedule_uses_is_listed_for_all_of_them():
+  assert module.SCHEDULES_USE.keys() == schedules.SCHEDULES.keys()
+  for modules, names in module.SCHEDULES_USE.values():
+    assert all(hasattr(schedules, name) for name in names)
+    assert module.closure(modules) >= set(modules)
+
+
+def test_another_loss_is_other_code():
+  config = l0_mlp.get_config()
+  plain = module.code_hash(config)
+  assert module.code_hash(config, ('sparsejax.transfer.distillation',)) != plain
+  assert module.code_hash(config, ()) == plain

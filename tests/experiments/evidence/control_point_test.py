@@ -54,7 +54,7 @@ def test_a_folder_of_its_own_for_whatever_changes_the_result(monkeypatch):
   assert {folder.parent for folder in folders} == {ROOT / 'controls'}
   assert folders[0].name.startswith('scratch_digits_seed2-')
   assert point_of().folder(ROOT) == folders[0]
-  monkeypatch.setattr(module, 'code_hash', lambda config: 'other code')
+  monkeypatch.setattr(module, 'code_hash', lambda config, extra: 'other code')
   assert point_of().folder(ROOT) not in folders
 
 

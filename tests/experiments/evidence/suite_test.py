@@ -113,7 +113,7 @@ def test_points_are_seed_by_seed_with_both_kinds_of_overrides():
 
 def test_select_by_parts_of_names():
   assert len(select('small')) == len(SUITES['small']) * len(METHODS)
-  chosen = select('small', 'Fashion', 'magnitude')
+  chosen = select('small', 'Fashion', 'magnitud')
   assert {task.name for task, _ in chosen} == {'Fashion-MNIST MLP'}
   assert [method.name for _, method in chosen] == [
       'magnitude', 'L1 and magnitude', 'iterative magnitude, rewound', 'straight-through magnitude']
@@ -127,3 +127,12 @@ def test_select_names_what_there_is():
     select('small', 'CIFAR')
   with pytest.raises(ValueError, match="method with 'dropout' in the suite 'smoke'"):
     select('smoke', '', 'dropout')
+
+
+def test_a_whole_name_selects_that_row_alone():
+  tasks = {task.name for task, _ in select('small', 'MNIST MLP')}
+  assert tasks == {'MNIST MLP'}
+  assert {task.name for task, _ in select('small', 'MLP')} == {
+      'MNIST MLP', 'Fashion-MNIST MLP'}
+  methods = {method.name for _, method in select('small', '', 'magnitude')}
+  assert methods == {'magnitude'}
