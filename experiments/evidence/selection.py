@@ -64,10 +64,11 @@ def choose_candidate(found: Sequence[Candidate], measure: str, budget: float) ->
   """Returns the candidate of lowest mean validation error within the budget, or None.
 
   Only candidates with the largest number of seeds count, so that all are compared over the same
-  ones; ties go to the smaller network.
+  ones, and only those of which something is left for every seed; ties go to the smaller network.
   """
   most = max((len(candidate.seeds) for candidate in found), default=0)
   within = [candidate for candidate in found if len(candidate.seeds) == most
+            and candidate.values('weights_kept').min() > 0
             and candidate.ratio(measure) * ROUNDING >= budget]
   return min(within, default=None, key=lambda candidate: (
       candidate.values('validation_error_percent').mean(), -candidate.ratio(measure)))

@@ -57,8 +57,8 @@ METHODS = (
     Method('RigL', 'rigl', {'regulariser.weights.density': DENSITIES}),
     Method('sparse VD', 'vd', deployment=Deployment(
         'weights', 'threshold', (-1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0))),
-    Method('L0 gates', 'l0', {'regulariser.inputs.strength': (0.1, 0.3, 0.5, 1.0, 1.5),
-                              'regulariser.hidden.strength': (0.5, 3.0, 10.0, 20.0, 40.0)}),
+    Method('L0 gates', 'l0', {'regulariser.inputs.strength': (0.1, 0.3, 0.4, 0.5, 1.0, 1.5),
+                              'regulariser.hidden.strength': (0.5, 3.0, 5.0, 10.0, 20.0, 40.0)}),
     Method('group lasso', 'group_lasso', {'regulariser.units.strength': (1.0, 2.0, 4.0, 6.0)},
            Deployment('units', 'threshold', (1e-3, 3e-3, 1e-2, 2e-2, 3e-2))),
 )

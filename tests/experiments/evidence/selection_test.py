@@ -117,3 +117,15 @@ def test_nothing_fits(rows):
 def test_a_network_without_weights_has_a_ratio():
   found, = candidates([content('a', 0, network(90.0, 0))])
   assert np.isfinite(found.ratio('weights')) and found.ratio('weights') > 1e6
+
+
+def test_a_network_of_which_nothing_is_left_is_never_chosen():
+  def network(kept):
+    return {'deployed_at': None, 'validation_error_percent': 1.0, 'weights_kept': kept,
+            'weights_total': 1000, 'bytes_file': 300, 'bytes_dense': 4000}
+  contents = [{'seed': seed, 'overrides': {'strength': strength}, 'error': '',
+               'networks': [network(kept)]}
+              for strength, seed, kept in ((1.0, 0, 50), (1.0, 1, 0), (2.0, 0, 90), (2.0, 1, 90))]
+  chosen = choose_candidate(candidates(contents), 'weights', 10)
+  assert chosen is not None and dict(chosen.overrides) == {'strength': 2.0}
+  assert choose_candidate(candidates(contents), 'weights', 15) is None
