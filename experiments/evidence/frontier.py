@@ -7,16 +7,17 @@ import io
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 
-from experiments.evidence import frontier_report, pool
+from experiments.evidence import frontier_controls, frontier_report, pool
 from experiments.evidence.jobs import default_workers
 from experiments.evidence.point import POINT_FILE, Point, read_point, wrong_on_test
 from experiments.evidence.results import FOLDER
-from experiments.evidence.selection import SIZES, Candidate, candidates, choose_candidate
+from experiments.evidence.selection import (SIZES, Candidate, Chosen, candidates,
+                                             choose_candidate)
 from experiments.evidence.suite import BUDGETS, Method, Task, points, select
 from sparsejax.codec import write_atomically
 from sparsejax.statistics.intervals import mean_interval
@@ -26,25 +27,6 @@ CSV_HEAD = ('task', 'method', 'measure', 'budget', 'chosen', 'seeds', 'validatio
             'test_error_percent', 'low', 'high', 'difference_from_dense', 'difference_low',
             'difference_high', 'times_fewer_weights', 'times_fewer_bytes', 'epochs', 'device',
             'jax_version', 'commits', 'code_hash')
-
-
-class Chosen(NamedTuple):
-  """What a method reached within one budget.
-
-  Attributes:
-    task, method: names. measure: 'weights' or 'bytes'. budget: times smaller.
-    candidate: the chosen one, or None where nothing is that small.
-    test_errors: percent, one a seed, in the order of the seeds.
-    difference: test error minus that of the dense network of the same seed: (mean, low, high).
-  """
-
-  task: str
-  method: str
-  measure: str
-  budget: float
-  candidate: Candidate | None
-  test_errors: np.ndarray
-  difference: tuple[float, float, float] | None
 
 
 def frontier(suite: str, *, tasks: str = '', methods: str = '', run: bool = True, workers: int = 0,
@@ -77,8 +59,6 @@ def frontier(suite: str, *, tasks: str = '', methods: str = '', run: bool = True
   console.print(frontier_report.terminal(chosen))
   console.print(f'Report: {frontier_report.write(suite, chosen, contents, out)}')
   if controls:
-    # Imported here, for that module needs this one's types.
-    from experiments.evidence import frontier_controls
     path = frontier_controls.write_controls(suite, pairs, chosen, folder, out, run, workers,
                                             console)
     console.print(f'Controls: {path}')

@@ -10,9 +10,9 @@ from rich.console import Console
 from experiments.evidence import control_report
 from experiments.evidence.control_run import run_controls
 from experiments.evidence.controls import ALL, Settings
-from experiments.evidence.frontier import Chosen
 from experiments.evidence.jobs import default_workers
 from experiments.evidence.results import FOLDER
+from experiments.evidence.selection import Chosen
 from experiments.evidence.subject import Subject, of_point
 from experiments.evidence.suite import Method, Task, points
 from sparsejax.codec import write_atomically

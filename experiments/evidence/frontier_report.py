@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,14 +12,11 @@ from matplotlib.figure import Figure
 from rich.console import Group
 from rich.table import Table
 
-from experiments.evidence.selection import SIZES
+from experiments.evidence.selection import SIZES, Chosen
 from experiments.evidence.sheet import known_papers, read_sheet
 from experiments.report import figures, tables
 from sparsejax.codec import write_atomically
 from sparsejax.statistics.intervals import mean_interval
-
-if TYPE_CHECKING:
-  from experiments.evidence.frontier import Chosen
 
 # The network of a published row, for each task that has published rows, and its parameters.
 PUBLISHED = {'MNIST MLP': ('LeNet-300-100', 266_610), 'MNIST LeNet-5': ('LeNet-5-Caffe', 431_080)}

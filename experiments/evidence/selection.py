@@ -43,6 +43,25 @@ class Candidate(NamedTuple):
     return float(self.values(total).mean() / max(self.values(kept).mean(), 1e-9))
 
 
+class Chosen(NamedTuple):
+  """What a method reached within one budget.
+
+  Attributes:
+    task, method: names. measure: 'weights' or 'bytes'. budget: times smaller.
+    candidate: the chosen one, or None where nothing is that small.
+    test_errors: percent, one a seed, in the order of the seeds.
+    difference: test error minus that of the dense network of the same seed: (mean, low, high).
+  """
+
+  task: str
+  method: str
+  measure: str
+  budget: float
+  candidate: Candidate | None
+  test_errors: np.ndarray
+  difference: tuple[float, float, float] | None
+
+
 def candidates(contents: Sequence[Mapping[str, Any]]) -> list[Candidate]:
   """Returns the candidates of one method on one task, from the contents of its points.
 
