@@ -5,9 +5,8 @@ import pytest
 from experiments.evidence import frontier_controls as module
 from experiments.evidence.control_run import Outcome
 from experiments.evidence.controls import ALL
-from experiments.evidence.selection import Chosen
 from experiments.evidence.frontier_controls import subjects, write_controls
-from experiments.evidence.selection import Candidate
+from experiments.evidence.selection import Candidate, Chosen
 from experiments.evidence.suite import Method, Task, points
 
 TASK = Task('a task', 'mlp', 3)

@@ -6,8 +6,7 @@ import pytest
 from scipy import stats
 
 from experiments.evidence import frontier_report
-from experiments.evidence.selection import Chosen
-from experiments.evidence.selection import Candidate
+from experiments.evidence.selection import Candidate, Chosen
 from experiments.evidence.sheet import known_papers, read_sheet
 
 
