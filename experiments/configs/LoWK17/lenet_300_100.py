@@ -13,7 +13,8 @@ Ours:     :paper  1.48 %, 222-210-100, 68,940 of 266,610 parameters, 276,536 of 
           default 1.54 % (validation 1.30 %), 212-206-100, 65,588 parameters, 263,128 bytes, 611 s
           :rho    1.62 % (validation 1.46 %), 259-102-67, 34,101 parameters, 137,180 bytes, 554 s
           One seed (0) each, two busy cores of an AMD EPYC, JAX 0.10.2.
-          Five seeds of :paper: 1.51 %, 68,933 parameters (report/LoWK17.md); :separate was not run.
+          Five seeds of :paper gave 1.51 %, 68,933 parameters (report/LoWK17.md); :separate was not
+          run.
 """
 
 import ml_collections

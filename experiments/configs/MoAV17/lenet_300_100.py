@@ -10,7 +10,7 @@ Paper:    error 1.92 %, 68 times fewer weights.
 Ours:     1.94 % (validation 1.84 %), 2,957 of 266,200 weights (90.0 times fewer), 18,252 of
           1,066,952 bytes in the file, at threshold 1.5. The same training at the paper's threshold
           3: 1.84 % (validation 1.86 %), 53.8 times fewer. Seed 0, 1,153 s on two busy cores of an
-          AMD EPYC. Five seeds of :paper: 1.74 %, 52.4 times fewer, and of :dense: 1.67 %
+          AMD EPYC. Five seeds of :paper gave 1.74 %, 52.4 times fewer, and of :dense 1.67 %
           (report/MoAV17.md).
 """
 
