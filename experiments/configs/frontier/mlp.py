@@ -6,7 +6,7 @@ grids over strengths and sparsities are in experiments/evidence/suite.py; one po
   python -m experiments.train --workdir=out/point \
     --config=experiments/configs/frontier/mlp.py:l0 --config.regulariser.gates.strength=0.3
 
-L0's drop rate, the warm-up of its penalty and its grid were settled in ten tries by the validation
+L0's drop rate, the warm-up of its penalty and its grid were settled in a dozen tries by the validation
 error of seed 0, the strengths of group lasso in three; nothing else was tuned.
 
 Variants: :dense :magnitude :l1_magnitude :iterative :straight_through :set :rigl :random :l0 :vd
