@@ -4,10 +4,10 @@ Everything but the method is the same: 10 epochs of Adam at batch 128, 5,000 ima
 grids over strengths and sparsities are in experiments/evidence/suite.py; one point of them:
 
   python -m experiments.train --workdir=out/point \
-    --config=experiments/configs/frontier/mlp.py:l0 --config.regulariser.gates.strength=0.3
+    --config=experiments/configs/frontier/mlp.py:l0 --config.regulariser.hidden.strength=3.0
 
-L0's drop rate, the warm-up of its penalty and its grid were settled in a dozen tries by the validation
-error of seed 0, the strengths of group lasso in three; nothing else was tuned.
+L0's drop rate, the warm-up of its penalty and its grid were settled in a dozen tries by the
+validation error of seed 0, the strengths of group lasso in three; nothing else was tuned.
 
 Variants: :dense :magnitude :l1_magnitude :iterative :straight_through :set :rigl :random :l0 :vd
           :group_lasso and :smoke
