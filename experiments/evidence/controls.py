@@ -80,7 +80,8 @@ def facts(config: ml_collections.ConfigDict, variables: Mapping[str, Any], bytes
   inputs = jax.ShapeDtypeStruct(example, jnp.float32)
   flops = [count.totals(count.count_layers(m, v, inputs))['flops']
            for m, v in ((model, variables), (small.model, small.variables))]
-  entries = {path: np.size(leaf) for path, leaf in flatten(variables['params']).items()
+  # Sorted, for a file gives its leaves back in any order, and a config's checksum sees the order.
+  entries = {path: np.size(leaf) for path, leaf in sorted(flatten(variables['params']).items())
              if np.ndim(leaf) >= 2}
   # In the compact network: a weight that reads a dead unit is not zero, yet of no use.
   left = {path: int(np.count_nonzero(flatten(small.variables['params'])[path]))
