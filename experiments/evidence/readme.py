@@ -71,8 +71,8 @@ def _frontier(path: pathlib.Path) -> list[str]:
   if path.with_name(f'controls_{suite}.csv').exists():
     controls = f', [controls](report/controls_{suite}.md)'
   parts = [f'**The frontier**, `python -m experiments.frontier --suite={suite}` '
-           f'([report](report/frontier_{suite}.md){controls}): test error in % at matched numbers of '
-           'weights, mean over the seeds, every method by the same short recipe.', '']
+           f'([report](report/frontier_{suite}.md){controls}): test error in % at matched '
+           'numbers of weights, mean over the seeds, every method by the same short recipe.', '']
   budgets = sorted({float(row['budget']) for row in rows})
   head = ('task', 'method', 'seeds', *(f'{budget:g}x' for budget in budgets))
   cells: dict[tuple[str, str], dict[float, str]] = {}
