@@ -6,26 +6,23 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from rich.console import Console
 
-from experiments import build
-from experiments import run as runs
 from experiments.evidence import pool
 from experiments.evidence.control_point import ControlPoint, Teacher
+from experiments.evidence.against_dense import MARGIN_PERCENT
 from experiments.evidence.controls import ALL, Settings, control_config
-from experiments.evidence.point import POINT_FILE, deployed_file, read_point, wrong_on_test
+from experiments.evidence.point import (POINT_FILE, deployed_file, predictor, read_point,
+                                        wrong_on_test)
 from experiments.evidence.subject import Subject, image_shape
 from experiments.names import known_name
 from sparsejax import codec
 from sparsejax.post_training import int8
 from sparsejax.statistics.paired import difference_interval, mcnemar, non_inferior
-from sparsejax.training.evaluate import jit_logits
 
 NEEDS_DENSE = ('distil', 'int8_zstd')
-MARGIN_PERCENT = 0.2
 
 
 class Outcome(NamedTuple):
@@ -147,12 +144,10 @@ def _outcome(subject: Subject, control: str, point: ControlPoint, content: dict[
 
 def _int8(config: ml_collections.ConfigDict, variables: dict[str, Any]) -> tuple[np.ndarray, int]:
   """Returns (wrong test examples, bytes) of a dense network in int8, read back from its bytes."""
-  data = runs.load(config)
-  recipe = build.recipe(config, data.images)
+  predict, test_images, test_labels = predictor(config)
   packed = int8.compress(int8.quantise(variables['params']))
   restored = {**variables, 'params': int8.dequantise(int8.decompress(packed))}
-  logits = jit_logits(recipe)(restored, jnp.asarray(data.dataset.test_images))
-  return np.asarray(logits).argmax(1) != data.dataset.test_labels, len(packed)
+  return np.asarray(predict(restored, test_images)).argmax(1) != test_labels, len(packed)
 
 
 def _id(subject: Subject) -> str:

@@ -215,8 +215,7 @@ def wrong_on_test(point: Trainable, root: pathlib.Path, index: int) -> np.ndarra
   if path.exists():
     return np.load(path, allow_pickle=False)
   config = point.built()
-  predict, test_images, test_labels = _predictor(
-      config.dataset, config.model.to_json(), config.preprocess.to_json(), config)
+  predict, test_images, test_labels = predictor(config)
   variables = codec.read(folder / deployed_file(index))
   wrong = np.asarray(predict(variables, test_images)).argmax(1) != test_labels
   archive = io.BytesIO()
@@ -228,9 +227,10 @@ def wrong_on_test(point: Trainable, root: pathlib.Path, index: int) -> np.ndarra
 _PREDICTORS: dict[Any, Any] = {}
 
 
-def _predictor(dataset: str, model: str, preprocess: str, config: ml_collections.ConfigDict) -> Any:
+def predictor(config: ml_collections.ConfigDict) -> Any:
   """Returns (compiled logits, test images, test labels), made once per data set and network."""
-  key = dataset, model, preprocess, config.seed if config.preprocess.subtract_mean else None
+  key = (config.dataset, config.model.to_json(), config.preprocess.to_json(),
+         config.seed if config.preprocess.subtract_mean else None)
   if key not in _PREDICTORS:
     data = runs.load(config)
     recipe = build.recipe(config, data.images)

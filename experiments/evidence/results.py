@@ -58,11 +58,16 @@ class Result(NamedTuple):
     return np.unpackbits(packed, count=int(count)).astype(bool)
 
 
+def wrong_in_folder(folder: pathlib.Path) -> np.ndarray:
+  """Returns which test examples a finished run gets wrong, bool (n,), from its saved logits."""
+  with np.load(folder / 'test_logits.npz', allow_pickle=False) as archive:
+    return archive['logits'].argmax(1) != archive['labels']
+
+
 def from_folder(folder: str | os.PathLike[str], config: str, code_hash: str) -> Result:
   """Returns the result of a finished run, from its ledger and its saved logits."""
   folder = pathlib.Path(folder)
-  with np.load(folder / 'test_logits.npz', allow_pickle=False) as archive:
-    wrong = archive['logits'].argmax(1) != archive['labels']
+  wrong = wrong_in_folder(folder)
   return Result(config, code_hash, ledger.read(folder / 'ledger.json'),
                 f'{wrong.size}:{base64.b64encode(np.packbits(wrong).tobytes()).decode()}',
                 tuple(row['train_nll_nats'] for row in read_metrics(folder / 'metrics.jsonl')

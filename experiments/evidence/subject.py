@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import pathlib
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import numpy as np
 from experiments import datasets
 from experiments.evidence.controls import Facts, facts
 from experiments.evidence.point import Point, deployed_file, wrong_on_test
+from experiments.evidence.results import wrong_in_folder
 from experiments.workdir import CONFIG_FILE, config_hash
 from sparsejax import codec, ledger
 
@@ -33,7 +35,12 @@ class Subject(NamedTuple):
 
 def image_shape(config: ml_collections.ConfigDict) -> tuple[int, ...]:
   """Returns (height, width, channels) of the images that a config trains on."""
-  return datasets.load(config.dataset).train_images.shape[1:]
+  return _image_shape(config.dataset)
+
+
+@functools.cache
+def _image_shape(dataset: str) -> tuple[int, ...]:
+  return datasets.load(dataset).train_images.shape[1:]
 
 
 def of_run(folder: pathlib.Path) -> Subject:
@@ -51,8 +58,7 @@ def of_run(folder: pathlib.Path) -> Subject:
   if config_hash(config) != sheet['config_hash']:
     raise ValueError(f'{folder / CONFIG_FILE} is not the config that ledger.json was made with')
   variables = codec.read(folder / 'deployed.safetensors')
-  with np.load(folder / 'test_logits.npz', allow_pickle=False) as archive:
-    wrong = archive['logits'].argmax(1) != archive['labels']
+  wrong = wrong_in_folder(folder)
   shape = image_shape(config)
   return Subject(sheet['config'], config, variables, wrong,
                  facts(config, variables, sheet['bytes_file'], shape))
