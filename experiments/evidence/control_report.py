@@ -115,5 +115,4 @@ def _legend(outcomes: Sequence[Outcome], settings: Settings) -> list[str]:
       good = sum(o.not_worse for o in dense)
       lines.append(f'- {subject}: not worse than the dense network by {MARGIN_PERCENT} points or '
                    f'more (one-sided 95 %, Tango) for {good} of {len(dense)} seeds')
-  return [tables.escape(line) if not line.startswith('- ') else '- ' + tables.escape(line[2:])
-          for line in lines]
+  return ['- ' + tables.escape(line.removeprefix('- ')) for line in lines]

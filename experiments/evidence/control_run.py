@@ -100,8 +100,9 @@ def _point(control: str, subject: Subject, settings: Settings) -> ControlPoint:
 
 def _run_missing(points: Sequence[ControlPoint], root: pathlib.Path, workers: int,
                  console: Console) -> None:
-  missing = {point.folder(root): point for point in points
-             if not (point.folder(root) / POINT_FILE).exists()}
+  folders = {point.folder(root): point for point in points}
+  missing = {folder: point for folder, point in folders.items()
+             if not (folder / POINT_FILE).exists()}
   if not missing:
     return
   console.print(f'{len(missing)} trainings of controls are missing')

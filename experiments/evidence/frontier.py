@@ -146,9 +146,10 @@ def _run_missing(pairs: Sequence[tuple[Task, Method]], root: pathlib.Path, worke
   order = {}
   for task, method in pairs:
     for point in points(task, method):
-      if not (point.folder(root) / POINT_FILE).exists():
+      folder = point.folder(root)
+      if not (folder / POINT_FILE).exists():
         # Task by task and seed by seed: stopped early, all methods have the same seeds.
-        order[point.folder(root)] = (tasks.index(task.name), point.seed), point
+        order[folder] = (tasks.index(task.name), point.seed), point
   missing = [point for _, point in sorted(order.values(), key=lambda entry: entry[0])]
   if not missing:
     return 0
