@@ -1,53 +1,14 @@
 """The commands reproduce, frontier, control and readme as their user sees them."""
-import json
-import subprocess
-import sys
-import textwrap
-
 import pytest
 
-# One interpreter imports everything once, before JAX starts its threads, and forks for each
-# command; runpy then runs the module as `python -m` does.
-RUNNER = textwrap.dedent("""
-    import json, os, runpy, sys, tempfile, traceback
-    import experiments.evidence.control_report
-    import experiments.evidence.frontier
-    import experiments.evidence.reproduce
-    import experiments.evidence.subject
-    results = {}
-    for name, (module, *arguments) in json.load(sys.stdin).items():
-      with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        sys.stdout.flush()
-        child = os.fork()
-        if child == 0:
-          os.dup2(out.fileno(), 1)
-          os.dup2(err.fileno(), 2)
-          sys.argv = [module, *arguments]
-          code = 0
-          try:
-            runpy.run_module(module, run_name='__main__', alter_sys=True)
-          except SystemExit as end:
-            code = end.code or 0
-          except BaseException:
-            traceback.print_exc()
-            code = 1
-          sys.stdout.flush()
-          sys.stderr.flush()
-          os._exit(code)
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        texts = []
-        for file in (out, err):
-          file.seek(0)
-          texts.append(file.read().decode())
-        results[name] = [code, *texts]
-    print(json.dumps(results))
-""")
+IMPORTS = ('experiments.evidence.control_report', 'experiments.evidence.frontier',
+           'experiments.evidence.reproduce', 'experiments.evidence.subject')
 REPRODUCE, FRONTIER, CONTROL, README = (
     f'experiments.{name}' for name in ('reproduce', 'frontier', 'control', 'readme'))
 
 
 @pytest.fixture(scope='module')
-def commands(tmp_path_factory):
+def commands(tmp_path_factory, run_commands):
   """{name: (exit code, standard output, standard error)} of the commands below."""
   folder = tmp_path_factory.mktemp('commands')
   new = f'--workdir={folder / "new"}', f'--report={folder / "report"}'
@@ -72,10 +33,7 @@ def commands(tmp_path_factory):
       'no run': [CONTROL, f'--workdir={folder / "none"}'],
       'no workdir': [CONTROL],
   }
-  done = subprocess.run([sys.executable, '-c', RUNNER], input=json.dumps(arguments), text=True,
-                        capture_output=True, check=False)
-  assert done.returncode == 0, done.stderr[-3000:]
-  results = json.loads(done.stdout.splitlines()[-1])
+  results = run_commands(IMPORTS, arguments)
   assert results.keys() == arguments.keys()
   return results
 

@@ -1,5 +1,4 @@
 """The command as its user sees it: exit code, standard error, and nothing imported too early."""
-import json
 import subprocess
 import sys
 import textwrap
@@ -31,44 +30,9 @@ FIELD = textwrap.dedent("""
       return config
 """)
 
-# One interpreter imports everything once, before JAX starts its threads, and forks for each
-# command; runpy then runs the module as `python -m` does.
-RUNNER = textwrap.dedent("""
-    import json, os, runpy, sys, tempfile, traceback
-    import experiments.datasets.digits
-    import experiments.run
-    results = {}
-    for name, arguments in json.load(sys.stdin).items():
-      with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        sys.stdout.flush()
-        child = os.fork()
-        if child == 0:
-          os.dup2(out.fileno(), 1)
-          os.dup2(err.fileno(), 2)
-          sys.argv = ['experiments.train', *arguments]
-          code = 0
-          try:
-            runpy.run_module('experiments.train', run_name='__main__', alter_sys=True)
-          except SystemExit as end:
-            code = end.code or 0
-          except BaseException:
-            traceback.print_exc()
-            code = 1
-          sys.stdout.flush()
-          sys.stderr.flush()
-          os._exit(code)
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        texts = []
-        for file in (out, err):
-          file.seek(0)
-          texts.append(file.read().decode())
-        results[name] = [code, *texts]
-    print(json.dumps(results))
-""")
-
 
 @pytest.fixture(scope='module')
-def commands(tmp_path_factory):
+def commands(tmp_path_factory, run_commands):
   """{name: (exit code, standard output, standard error)} of the commands below."""
   folder = tmp_path_factory.mktemp('commands')
   for name, text in (('two_rules', TWO_RULES), ('schedule', SCHEDULE), ('field', FIELD)):
@@ -100,10 +64,8 @@ def commands(tmp_path_factory):
       'no workdir': [CONFIG],
       'stray argument': [CONFIG, new, 'stray'],
   }
-  done = subprocess.run([sys.executable, '-c', RUNNER], input=json.dumps(arguments), text=True,
-                        capture_output=True, check=False)
-  assert done.returncode == 0, done.stderr[-3000:]
-  results = json.loads(done.stdout.splitlines()[-1])
+  results = run_commands(('experiments.datasets.digits', 'experiments.run'), {
+      name: ['experiments.train', *flags] for name, flags in arguments.items()})
   results['files'] = sorted(path.name for path in (folder / 'new').iterdir())
   return results
 
