@@ -1,6 +1,7 @@
 """sparsejax: sparse and Bayesian compression of neural networks in JAX."""
 
 from sparsejax.apply import apply
+from sparsejax.kernels.block_sparse import BlockSparse
 from sparsejax.regulariser import Regulariser, chain, finalise, partition, stacked
 from sparsejax.regularisers.dropout import dropout
 from sparsejax.regularisers.group_lasso import group_lasso

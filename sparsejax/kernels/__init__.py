@@ -1,0 +1,1 @@
+"""Kernels: products whose cost follows the zeros."""

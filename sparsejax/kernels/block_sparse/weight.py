@@ -1,0 +1,270 @@
+"""`BlockSparse`: a weight of which only some blocks are stored.
+
+Gray, Radford, Kingma, "GPU kernels for block-sparse weights", OpenAI technical report, 2017, for
+the idea; the format is ours (`layout.py`). The object is a pytree of arrays, an argument of a
+jitted function like any other weight: a change of values or, within its capacity, of the pattern
+compiles nothing anew.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from sparsejax.kernels.block_sparse.layout import (Layout, capacity_for, layout_of_indices,
+                                                   layout_of_mask)
+from sparsejax.structured import Packed
+
+Array = jax.Array
+
+
+@struct.dataclass
+class BlockSparse(Packed):
+  """A matrix (inputs, outputs) stored as its non-zero blocks; build it by `from_dense`.
+
+  A kernel of more axes is a matrix whose rows are its leading `input_axes` axes and whose columns
+  are the rest. Blocks at a ragged edge are padded with zeros, which stay zero in training.
+
+  Attributes:
+    blocks: (n, b_in, b_out) in the order of `layout`; fillers and padding hold zeros.
+    layout: where they are.
+    shape: of the kernel it stands for.
+    input_axes: how many leading axes of `shape` are contracted with the inputs.
+  """
+
+  blocks: Array
+  layout: Layout
+  shape: tuple[int, ...] = struct.field(pytree_node=False)
+  input_axes: int = struct.field(pytree_node=False, default=1)
+
+  ndim = property(lambda self: len(self.shape))
+  dtype = property(lambda self: self.blocks.dtype)
+
+  @property
+  def block_size(self) -> tuple[int, int]:
+    """(b_in, b_out)."""
+    return (self.blocks.shape[-2], self.blocks.shape[-1])
+
+  @property
+  def matrix_shape(self) -> tuple[int, int]:
+    """(inputs, outputs), without the padding of ragged edges."""
+    return (math.prod(self.shape[:self.input_axes]), math.prod(self.shape[self.input_axes:]))
+
+  @property
+  def grid(self) -> tuple[int, int]:
+    """Blocks in a column of the matrix and in a row of it."""
+    return _grid(self.matrix_shape, self.block_size)
+
+  @property
+  def capacity(self) -> int:
+    """Entries of the block list: blocks, fillers and padding."""
+    return self.blocks.shape[-3]
+
+  @classmethod
+  def from_dense(cls, weight: Array, block_size: int | tuple[int, int], *, mask: Any = None,
+                 density: float | None = None, input_axes: int = 1, pad: bool = False,
+                 capacity: int | None = None) -> BlockSparse:
+    """Stores the blocks of a dense weight, on the host.
+
+    Args:
+      weight: (inputs..., outputs...), float32, bfloat16 or float16.
+      block_size: (b_in, b_out), or one number for both.
+      mask: (grid rows, grid columns) bool: the blocks to keep. What is outside is dropped.
+      density: fraction of the blocks to keep, those of the largest Frobenius norm; at least one.
+        With neither, the blocks that hold a non-zero entry are kept.
+      input_axes: see the class.
+      pad: pads edges that the block size does not divide; without, they are an error.
+      capacity: entries of the list; more than the pattern takes leave room for it to change.
+
+    Raises:
+      ValueError: for a block size that does not divide, a mask of another shape, both mask and
+        density, a density outside (0, 1], or a capacity below what the pattern takes.
+    """
+    array = np.asarray(weight)
+    if not 1 <= input_axes < array.ndim:
+      raise ValueError(f'a weight of shape {array.shape} with input_axes={input_axes} is no matrix; '
+                       'some leading axes must be inputs and the rest outputs')
+    shape = array.shape
+    array = array.reshape(math.prod(shape[:input_axes]), -1)
+    size = _block_size(block_size)
+    _require_divides(array.shape, size, pad)
+    tiles = _tiles(array, size)
+    if mask is not None and density is not None:
+      raise ValueError('give mask or density, not both')
+    if density is not None:
+      mask = _largest(tiles, density)
+    elif mask is None:
+      mask = (tiles != 0).any(axis=(2, 3))
+    mask = np.asarray(mask, bool)
+    if mask.shape != tiles.shape[:2]:
+      raise ValueError(f'mask has shape {mask.shape}; {array.shape[0]} x {array.shape[1]} in blocks '
+                       f'of {size[0]} x {size[1]} is a grid of {tiles.shape[:2]}')
+    layout = layout_of_mask(mask, _capacity(mask, capacity))
+    blocks = np.where(np.asarray(layout.live)[:, None, None],
+                      tiles[np.asarray(layout.row), np.asarray(layout.col)], 0)
+    return cls(jnp.asarray(blocks.astype(array.dtype)), layout, tuple(shape), input_axes)
+
+  @classmethod
+  def from_blocks(cls, blocks: Array, row: Any, col: Any, shape: tuple[int, ...], *,
+                  input_axes: int = 1) -> BlockSparse:
+    """Wraps blocks (n, b_in, b_out) that are sorted by column, then by row; every column has one.
+
+    Raises:
+      ValueError: for indices out of range, unsorted or repeated, or shapes that do not match.
+    """
+    if getattr(blocks, 'ndim', 0) != 3 or len(blocks) != len(np.asarray(row)):
+      raise ValueError(f'blocks has shape {np.shape(blocks)}; {len(np.asarray(row))} indices need '
+                       '(n, b_in, b_out) with as many blocks')
+    matrix = (math.prod(shape[:input_axes]), math.prod(shape[input_axes:]))
+    layout = layout_of_indices(row, col, _grid(matrix, (blocks.shape[1], blocks.shape[2])))
+    return cls(jnp.asarray(blocks), layout, tuple(shape), input_axes)
+
+  def to_dense(self) -> Array:
+    """Returns the array of `shape`, zeros included; traceable."""
+    (rows, columns), (b_in, b_out) = self.grid, self.block_size
+    blocks = jnp.where(self.layout.live[:, None, None], self.blocks, 0)
+    grid = jnp.zeros((rows, columns, b_in, b_out), self.dtype)
+    # Fillers and padding share places with each other or with a block, and add zeros there.
+    grid = grid.at[self.layout.row, self.layout.col].add(blocks)
+    inputs, outputs = self.matrix_shape
+    dense = grid.transpose(0, 2, 1, 3).reshape(rows * b_in, columns * b_out)[:inputs, :outputs]
+    return dense.reshape(self.shape)
+
+  def mask(self) -> Array:
+    """Returns the pattern, (grid rows, grid columns) bool; traceable."""
+    layout = self.layout
+    return jnp.zeros(self.grid, bool).at[layout.row, layout.col].max(layout.live)
+
+  def with_layout(self, mask: Array) -> BlockSparse:
+    """Returns the weight on another pattern, same capacity: kept blocks keep values, new are zero.
+
+    Traceable in the pattern, so that it can change in training without compiling anew.
+
+    Raises:
+      ValueError: for a mask of another shape, or, where the mask is concrete, one that takes more
+        entries than the capacity. In a jitted function the caller guarantees it.
+    """
+    if mask.shape != self.grid:
+      raise ValueError(f'mask has shape {mask.shape}; the grid of blocks is {self.grid}')
+    if not isinstance(mask, jax.core.Tracer):
+      _capacity(np.asarray(mask), self.capacity)
+    layout = layout_of_mask(mask, self.capacity)
+    place = jnp.full(self.grid, self.capacity, jnp.int32)
+    old = jnp.where(self.layout.live, jnp.arange(self.capacity, dtype=jnp.int32), self.capacity)
+    place = place.at[self.layout.row, self.layout.col].min(old)
+    source = jnp.where(layout.live, place[layout.row, layout.col], self.capacity)
+    blocks = jnp.take(self.blocks, source, axis=0, mode='fill', fill_value=0)
+    return self.replace(blocks=blocks, layout=layout)
+
+  def merge(self, block_size: int | tuple[int, int]) -> BlockSparse:
+    """Returns the same matrix in larger blocks, inner zeros kept, on the host.
+
+    The tile a device multiplies well (128 wide on a TPU) may be larger than the block that was
+    pruned. The pattern of the small blocks is lost: train before you merge.
+
+    Raises:
+      ValueError: if the new block size is no multiple of the old one.
+    """
+    size = _block_size(block_size)
+    for new, old in zip(size, self.block_size):
+      if new % old:
+        raise ValueError(f'blocks of {self.block_size} do not merge into {size}: each side must be '
+                         'a multiple')
+    (up, across), (rows, columns) = ((n // o for n, o in zip(size, self.block_size)), self.grid)
+    small = np.asarray(self.mask())
+    small = np.pad(small, ((0, -rows % up), (0, -columns % across)))
+    mask = small.reshape(small.shape[0] // up, up, -1, across).any(axis=(1, 3))
+    dense = np.asarray(self.to_dense())
+    return type(self).from_dense(dense, size, mask=mask, input_axes=self.input_axes, pad=True)
+
+  def transpose(self) -> BlockSparse:
+    """Returns the transposed matrix (outputs, inputs), on the host; a kernel of two axes only."""
+    if self.ndim != 2:
+      raise ValueError(f'a kernel of shape {self.shape} has no one transpose; reshape it first')
+    return type(self).from_dense(np.asarray(self.to_dense()).T, self.block_size[::-1],
+                                 mask=np.asarray(self.mask()).T, pad=True)
+
+  def split(self, parts: int) -> BlockSparse:
+    """Returns `parts` weights of equal output width, stacked along a new leading axis of all arrays.
+
+    For `jax.shard_map` over output blocks: shard the leading axis, take index 0 of it inside.
+    `shape` is that of one part. All parts get the capacity of the fullest.
+
+    Raises:
+      ValueError: if the parts do not cut the last axis between blocks.
+    """
+    columns = self.grid[1]
+    if self.input_axes != self.ndim - 1 or parts < 1 or columns % parts or (
+        self.shape[-1] % (parts * self.block_size[1])):
+      raise ValueError(f'{parts} parts do not cut the outputs of {self} between whole blocks')
+    width = self.shape[-1] // parts
+    masks = np.split(np.asarray(self.mask()), parts, axis=1)
+    capacity = max(map(capacity_for, masks))
+    dense = np.asarray(self.to_dense())
+    pieces = [type(self).from_dense(dense[..., i * width:(i + 1) * width], self.block_size,
+                                    mask=masks[i], input_axes=self.input_axes, pad=True,
+                                    capacity=capacity) for i in range(parts)]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *pieces)
+
+  def num_blocks(self) -> int:
+    """Returns the number of blocks that are trained, on the host: no fillers, no padding."""
+    return int(np.sum(np.asarray(self.layout.live)))
+
+  def density(self) -> float:
+    """Returns the fraction of the grid that is stored and trained, on the host."""
+    return self.num_blocks() / math.prod(self.grid)
+
+  def __repr__(self) -> str:
+    size = 'x'.join(map(str, self.block_size))
+    return (f'BlockSparse({self.shape}, {self.dtype}, {self.capacity} entries of {size} in a grid '
+            f'of {self.grid[0]}x{self.grid[1]})')
+
+
+def _block_size(block_size: int | tuple[int, int]) -> tuple[int, int]:
+  size = (block_size, block_size) if isinstance(block_size, int) else tuple(block_size)
+  if len(size) != 2 or min(size) < 1:
+    raise ValueError(f'block_size={block_size!r} must be a number from 1 on, or a pair (b_in, '
+                     'b_out)')
+  return (int(size[0]), int(size[1]))
+
+
+def _grid(matrix: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+  return (-(-matrix[0] // size[0]), -(-matrix[1] // size[1]))
+
+
+def _require_divides(matrix: tuple[int, ...], size: tuple[int, int], pad: bool) -> None:
+  ragged = [(n, b) for n, b in zip(matrix, size) if n % b]
+  if ragged and not pad:
+    raise ValueError(f'blocks of {size[0]} x {size[1]} do not divide a matrix of {matrix[0]} x '
+                     f'{matrix[1]}; choose a divisor, or pass pad=True')
+
+
+def _tiles(matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  """Returns (rows, columns, b_in, b_out), padded with zeros."""
+  rows, columns = _grid(matrix.shape, size)  # type: ignore[arg-type]
+  padded = np.zeros((rows * size[0], columns * size[1]), matrix.dtype)
+  padded[:matrix.shape[0], :matrix.shape[1]] = matrix
+  return padded.reshape(rows, size[0], columns, size[1]).transpose(0, 2, 1, 3)
+
+
+def _largest(tiles: np.ndarray, density: float) -> np.ndarray:
+  if not 0 < density <= 1:
+    raise ValueError(f'density={density} must lie in (0, 1]')
+  norms = np.square(tiles.astype(np.float64)).sum(axis=(2, 3))
+  kept = max(1, round(density * norms.size))
+  mask = np.zeros(norms.size, bool)
+  mask[np.argsort(-norms.reshape(-1), kind='stable')[:kept]] = True
+  return mask.reshape(norms.shape)
+
+
+def _capacity(mask: np.ndarray, capacity: int | None) -> int:
+  needed = capacity_for(mask)
+  if capacity is not None and capacity < needed:
+    raise ValueError(f'the pattern takes {needed} entries (its blocks and one for each empty output '
+                     f'column), more than the capacity {capacity}')
+  return needed if capacity is None else capacity
