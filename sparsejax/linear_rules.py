@@ -70,7 +70,7 @@ class Layer:
     if convolves_by_patches(module):
       if isinstance(module, nn.ConvTranspose):
         return _conv_transpose(module, params, inputs)
-      changes['conv_general_dilated'] = patches.conv_general_dilated
+      changes.setdefault('conv_general_dilated', patches.conv_general_dilated)
     # parent=None cuts the copy loose; inside, it sees plain arrays only.
     copy = module.clone(parent=None, name=None, **changes)
     return copy.apply({'params': params}, inputs, method=self.method)

@@ -69,12 +69,7 @@ def conv_general_dilated(
   same_type = lhs.dtype == rhs.dtype and preferred_element_type in (None, lhs.dtype)
   if plain and spatial == 2 and rhs.size and same_type and jnp.issubdtype(lhs.dtype, jnp.floating):
     return banded_convolution.convolve(lhs, rhs, precision=precision)
-  slices = []
-  for offset in itertools.product(*map(range, window)):
-    start = [o * d for o, d in zip(offset, rhs_dilation)]
-    stop = [a + (n - 1) * s + 1 for a, n, s in zip(start, outputs, window_strides)]
-    slices.append(lax.slice(lhs, (0, *start, 0), (lhs.shape[0], *stop, lhs.shape[-1]),
-                            (1, *window_strides, 1)))
+  slices = _windows(lhs, window, outputs, window_strides, rhs_dilation)
   features = rhs.shape[-1]
   if feature_group_count == 1:
     patches = jnp.concatenate(slices, axis=-1)
@@ -88,6 +83,39 @@ def conv_general_dilated(
   out = jnp.einsum('...wgi,wigo->...go', patches, kernel, precision=precision,
                    preferred_element_type=preferred_element_type)
   return out.reshape(*out.shape[:-2], features)
+
+
+def extract(lhs: Array, window: Sequence[int], window_strides: Sequence[int],
+            padding: Padding) -> Array:
+  """Returns the patches of lhs (batch, *spatial, in), (batch, *outputs, entries of window * in).
+
+  A patch is ordered as a kernel (*window, in, out) is when its leading axes are flattened. No
+  dilation.
+
+  Raises:
+    ValueError: if the window does not fit into the padded input.
+  """
+  if isinstance(padding, str):
+    padding = lax.padtype_to_pads(lhs.shape[1:-1], window, window_strides, padding)
+  lhs = jnp.pad(lhs, ((0, 0), *padding, (0, 0)))
+  outputs = [(n - k) // s + 1 for n, k, s in zip(lhs.shape[1:-1], window, window_strides)]
+  if min(outputs) <= 0:
+    raise ValueError(f'a window of {tuple(window)} does not fit into {lhs.shape[1:-1]}, padding '
+                     'included')
+  return jnp.concatenate(
+      _windows(lhs, window, outputs, window_strides, (1,) * len(outputs)), axis=-1)
+
+
+def _windows(lhs: Array, window: Sequence[int], outputs: Sequence[int], strides: Sequence[int],
+             dilation: Sequence[int]) -> list[Array]:
+  """Returns what each entry of the window sees, (batch, *outputs, in), last axis fastest."""
+  slices = []
+  for offset in itertools.product(*map(range, window)):
+    start = [o * d for o, d in zip(offset, dilation)]
+    stop = [a + (n - 1) * s + 1 for a, n, s in zip(start, outputs, strides)]
+    slices.append(lax.slice(lhs, (0, *start, 0), (lhs.shape[0], *stop, lhs.shape[-1]),
+                            (1, *strides, 1)))
+  return slices
 
 
 def conv_transpose(

@@ -3,3 +3,4 @@
 from sparsejax.kernels.block_sparse.api import (IMPLEMENTATIONS, block_sparse_matmul,
                                                 lowering_for)
 from sparsejax.kernels.block_sparse.weight import BlockSparse
+from sparsejax.kernels.block_sparse import layers as _layers  # registers the linear rule
