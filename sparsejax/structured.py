@@ -5,7 +5,7 @@ like an array. `apply.py` hands it to the linear rule of its kind (`linear_rules
 rule consumes it, reading it raises, because a silent `mean` would be another model.
 
 * stochastic kinds, drawn inside the layer: `Gaussian`, `Gated`;
-* packed kinds, exact but small: `LowRank` (others join as files are written in their form).
+* packed kinds, exact but small: `LowRank`; `BlockSparse` has a room of its own with its kernels.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from flax import struct
 from flax.core import meta
 
 Array = jax.Array
+
+
+PACKED_KINDS: dict[str, type[Packed]] = {}     # by class name, as files name them
 
 
 class Structured(meta.AxisMetadata):
@@ -44,10 +47,26 @@ class Stochastic(Structured):
 
 
 class Packed(Structured):
-  """An exact array in a small form; `to_dense` gives the array."""
+  """An exact array in a small form; `to_dense` gives the array.
+
+  A file holds the arrays of `to_tensors`; `from_tensors` makes the weight of them again.
+  """
+
+  def __init_subclass__(cls, **kwargs: Any):
+    super().__init_subclass__(**kwargs)
+    PACKED_KINDS[cls.__name__] = cls
 
   def to_dense(self) -> Array:
     raise TypeError(f'{type(self).__name__} defines no to_dense')
+
+  def to_tensors(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns ({name: array}, facts that JSON holds); no name is 'mask' or 'values'."""
+    raise TypeError(f'{type(self).__name__} defines no to_tensors, so no file can hold it')
+
+  @classmethod
+  def from_tensors(cls, tensors: dict[str, Any], facts: dict[str, Any]) -> Packed:
+    """The inverse of `to_tensors`, from NumPy arrays."""
+    raise TypeError(f'{cls.__name__} defines no from_tensors')
 
 
 @struct.dataclass
@@ -113,6 +132,14 @@ class LowRank(Packed):
 
   def to_dense(self) -> Array:
     return self.u @ self.v
+
+  def to_tensors(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    return {'u': self.u, 'v': self.v}, {}
+
+  @classmethod
+  def from_tensors(cls, tensors: dict[str, Any], facts: dict[str, Any]) -> LowRank:
+    del facts
+    return cls(tensors['u'], tensors['v'])
 
 
 def is_structured(leaf: Any) -> bool:

@@ -4,6 +4,7 @@ A leaf is either one dense tensor under its '/'-joined path, or two tensors: `<p
 per entry (packed uint8, most significant bit first, C order), and `<path>//values`, the entries
 whose bit is set. Only an entry whose bits are all 0 (+0.0, not -0.0) is left out, hence nothing is
 lost. The form is chosen by size, header entries included. No key is empty, so '//' is in no path.
+A packed weight is several leaves, `<path>//<name>` (`packed_tensors.py`).
 
 The metadata holds one JSON string under the key `sparsejax`, which starts with the SHA-256 of the
 whole file, taken with 64 zeros in the place of the digest itself: it covers names, dtypes, shapes,
@@ -23,7 +24,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from sparsejax.codec import tree_paths
+from sparsejax.codec import packed_tensors, tree_paths
 from sparsejax.codec.atomic import write_atomically
 
 FORMAT_VERSION = 1
@@ -45,28 +46,32 @@ def write(path: str | os.PathLike[str], weights: dict[str, Any],
   Args:
     path: the file; its folder must exist.
     weights: nested dict, string keys, of NumPy or JAX arrays: bool, (u)int8 to (u)int64, float16,
-      bfloat16, float32 or float64.
+      bfloat16, float32 or float64; or of packed weights.
     **provenance: strings, ints and finite floats that say where the weights come from.
 
   Returns: the size of the file in bytes.
   Raises: ValueError, naming the key or path, for what the file cannot hold.
   """
   _check_provenance(provenance)
+  weights, packed_weights = packed_tensors.take_out(weights)
   leaves, empty = tree_paths.flatten(weights)
   tensors: dict[str, np.ndarray] = {}
   shapes: dict[str, list[int]] = {}
-  for name, leaf in leaves.items():
+  packed_leaves, packed_entries = packed_tensors.to_leaves(packed_weights)
+  for name, leaf in (leaves | packed_leaves).items():
     if name == '__metadata__':
       raise ValueError("key '__metadata__' at the top is reserved by safetensors; rename it")
-    packed = _bitmask(name, leaf)
+    bitmask = _bitmask(name, leaf)
     shape = json.dumps({name: leaf.shape})
-    if _stored_bytes(packed) + len(shape) < _stored_bytes({name: leaf}):
-      tensors |= packed
+    if _stored_bytes(bitmask) + len(shape) < _stored_bytes({name: leaf}):
+      tensors |= bitmask
       shapes[name] = list(leaf.shape)
     else:
       tensors[name] = leaf
   contents = {'sha256': _NO_DIGEST, 'format_version': FORMAT_VERSION, 'bitmask_shapes': shapes,
               'empty': empty, 'provenance': dict(sorted(provenance.items()))}
+  if packed_entries:
+    contents['packed'] = packed_entries
   metadata = {'sparsejax': json.dumps(contents, separators=(',', ':'), allow_nan=False)}
   data = safetensors.numpy.save(tensors, metadata)
   found = _DIGEST.search(data)
@@ -78,6 +83,8 @@ def write(path: str | os.PathLike[str], weights: dict[str, Any],
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
   """Reads what `write` wrote: the same structure, dtypes, shapes and bits, as NumPy arrays.
+
+  Packed weights come back as what they were, a `BlockSparse` one without spare capacity.
 
   Raises: ValueError, naming the file, if one byte differs from what was written or the format
     version is unknown; FileNotFoundError if there is no such file.
@@ -92,6 +99,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
       name = name.removesuffix(VALUES)
       array = _from_bitmask(stored[name + MASK], array, contents['bitmask_shapes'][name])
     leaves[name] = array
+  leaves = packed_tensors.from_leaves(leaves, contents.get('packed', {}))
   return tree_paths.unflatten(leaves, contents['empty'])
 
 

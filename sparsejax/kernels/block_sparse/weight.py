@@ -124,6 +124,29 @@ class BlockSparse(Packed):
     layout = layout_of_indices(row, col, _grid(matrix, (blocks.shape[1], blocks.shape[2])))
     return cls(jnp.asarray(blocks), layout, tuple(shape), input_axes)
 
+  @classmethod
+  def from_live_blocks(cls, blocks: Any, mask: Any, shape: tuple[int, ...], *,
+                       input_axes: int = 1) -> BlockSparse:
+    """Builds the weight from its live blocks (live, b_in, b_out), by column and then by row.
+
+    Args:
+      mask: (grid rows, grid columns) bool with as many True, or a function of the grid.
+
+    Raises:
+      ValueError: if the number of blocks is not that of the pattern.
+    """
+    blocks = np.asarray(blocks)
+    matrix = (math.prod(shape[:input_axes]), math.prod(shape[input_axes:]))
+    grid = _grid(matrix, (blocks.shape[1], blocks.shape[2]))
+    mask = np.asarray(mask(grid) if callable(mask) else mask, bool)
+    if mask.shape != grid or mask.sum() != len(blocks):
+      raise ValueError(f'{len(blocks)} blocks do not fill a pattern of shape {mask.shape} with '
+                       f'{mask.sum()} blocks, in a grid of {grid}')
+    layout = layout_of_mask(mask, capacity_for(mask))
+    entries = np.zeros((len(layout.live), *blocks.shape[1:]), blocks.dtype)
+    entries[np.asarray(layout.live)] = blocks
+    return cls(jnp.asarray(entries), layout, tuple(shape), input_axes)
+
   def to_dense(self) -> Array:
     """Returns the array of `shape`, zeros included; traceable."""
     (rows, columns), (b_in, b_out) = self.grid, self.block_size
@@ -181,6 +204,21 @@ class BlockSparse(Packed):
     mask = small.reshape(small.shape[0] // up, up, -1, across).any(axis=(1, 3))
     dense = np.asarray(self.to_dense())
     return type(self).from_dense(dense, size, mask=mask, input_axes=self.input_axes, pad=True)
+
+  def to_tensors(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the live blocks and one bit per block of the grid, which says their order."""
+    live = np.asarray(self.layout.live)
+    tensors = {'blocks': np.asarray(self.blocks)[live],
+               'pattern': np.packbits(np.asarray(self.mask()))}
+    return tensors, {'shape': list(self.shape), 'input_axes': self.input_axes}
+
+  @classmethod
+  def from_tensors(cls, tensors: dict[str, Any], facts: dict[str, Any]) -> BlockSparse:
+    """The inverse; fillers are made anew, spare capacity is gone."""
+    def mask(grid):
+      return np.unpackbits(tensors['pattern'], count=grid[0] * grid[1]).reshape(grid)
+    return cls.from_live_blocks(tensors['blocks'], mask, tuple(facts['shape']),
+                                input_axes=facts['input_axes'])
 
   def transpose(self) -> BlockSparse:
     """Returns the transposed matrix (outputs, inputs), on the host; a kernel of two axes only."""
