@@ -38,11 +38,11 @@ class Tiles(NamedTuple):
   """How a matrix (m, blocks * width) is cut.
 
   Attributes:
-    rows: of a tile. count: of tiles along m. width: of a block. blocks: along the features.
+    rows: of a tile. number: of tiles along m. width: of a block. blocks: along the features.
   """
 
   rows: int
-  count: int
+  number: int
   width: int
   blocks: int
 
@@ -59,12 +59,12 @@ class Tiles(NamedTuple):
 
   def shape(self) -> tuple[int, ...]:
     """Returns the shape of the whole array, as it is cut."""
-    m = self.rows * self.count
+    m = self.rows * self.number
     return (m, self.blocks * self.width) if self.flat else (self.blocks, m, self.width)
 
   def cut(self, x: Array) -> Array:
     """Lays out x (m, blocks * width), padded with rows of zeros."""
-    x = jnp.pad(x, ((0, self.rows * self.count - x.shape[0]), (0, 0)))
+    x = jnp.pad(x, ((0, self.rows * self.number - x.shape[0]), (0, 0)))
     return x if self.flat else x.reshape(x.shape[0], self.blocks, self.width).transpose(1, 0, 2)
 
   def joined(self, y: Array, m: int) -> Array:
@@ -94,7 +94,7 @@ def transposed(g: Array, blocks: Array, layout: Layout, problem: Problem, out_dt
 
 
 def _sum_of_spans(walk, spans, ptr, problem):
-  """Adds the walks over parts of the entries; a target that a walk does not reach is not written."""
+  """Adds the walks over parts of the entries; what a walk does not reach, it does not write."""
   total = jnp.zeros((), jnp.float32)
   for start, stop in spans:
     part = walk((start, stop), Epilogue(), jnp.float32)
