@@ -40,6 +40,7 @@ def he_normal() -> Any:
 
 
 METHODS: dict[str, Callable[..., sparsejax.Regulariser]] = {
+    'blockwise': sparsejax.blockwise,
     'chain': chain,
     'dropout': sparsejax.dropout,
     'group_lasso': sparsejax.group_lasso,
@@ -54,7 +55,8 @@ METHODS: dict[str, Callable[..., sparsejax.Regulariser]] = {
     'straight_through_magnitude': sparsejax.straight_through_magnitude,
     'weight_decay': sparsejax.weight_decay,
 }
-NESTED = {chain: ('outer', 'inner'), stacked: ('layer',)}   # arguments that are methods themselves
+# Arguments that are methods themselves.
+NESTED = {chain: ('outer', 'inner'), stacked: ('layer',), sparsejax.blockwise: ('regulariser',)}
 MODELS: dict[str, Callable[..., nn.Module]] = {
     'mlp': MLP,
     'lenet_5_caffe': LeNet5Caffe,
@@ -159,8 +161,9 @@ def regulariser(config: ml_collections.ConfigDict, steps_per_epoch: int) -> spar
 def method(fields: dict[str, Any], steps_per_epoch: int, where: str) -> sparsejax.Regulariser:
   """Returns the method fields['method'] with the other fields as its arguments.
 
-  Two methods hold others, as nested dicts of the same form:
+  Three methods hold others, as nested dicts of the same form:
 
+  * 'blockwise': `regulariser` on blocks of kernels, sparsejax.blockwise(regulariser, block_size);
   * 'chain': `inner` regularises the parameters of `outer`, sparsejax.chain(outer, inner);
   * 'stacked': `layer` for each layer of a scanned stack, sparsejax.stacked(layer, axes).
   """

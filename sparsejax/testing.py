@@ -313,11 +313,15 @@ def _by_path(tree: Any) -> dict[str, Any]:
 
 
 def _masks(state: Tree) -> dict[str, Array]:
-  """Returns {path of the weight: mask} for every tree named `mask` in the state."""
+  """Returns {path of the weight: mask} for every tree named `mask` in the state.
+
+  A mask inside `blockwise` has the form of the blocks that its method sees; checking that method by
+  itself is what shows that it holds.
+  """
   found = {}
   for path, leaf in flatten(state).items():
     parts = path.split('/')
-    if 'mask' in parts:
+    if 'mask' in parts and 'blockwise' not in parts[:parts.index('mask')]:
       found['/'.join(parts[parts.index('mask') + 1:])] = leaf
   return found
 

@@ -68,6 +68,11 @@ def group_lasso_oracle(axis):
   return oracle
 
 
+def blockwise_oracle(oracle):
+  """That of the method inside, on its (blocks, entries)."""
+  return lambda params, state: oracle(params, state['blockwise'])
+
+
 def l1_oracle(params, state):
   return state['strength'] * sum(np.abs(w).sum() for w in flatten(params).values())
 
@@ -106,6 +111,10 @@ METHODS = {
     'straight_through': (sparsejax.straight_through_magnitude(0.5), no_cost),
     'l1': (sparsejax.l1(0.3), l1_oracle),
     'group_lasso': (sparsejax.group_lasso(0.3, axis=-2), group_lasso_oracle(-2)),
+    'l0_block': (sparsejax.blockwise(sparsejax.l0_hard_concrete(0.1), (4, 3)),
+                 blockwise_oracle(l0_oracle(-2))),
+    'group_lasso_block': (sparsejax.blockwise(sparsejax.group_lasso(0.3), (2, 3)),
+                          blockwise_oracle(group_lasso_oracle(-2))),
     'weight_decay': (sparsejax.weight_decay(0.3), decay_oracle),
     'dropout': (sparsejax.dropout(0.5), no_cost),
     'dropout_batch': (sparsejax.dropout(0.5, per='batch', axis=-1), no_cost),
