@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from sparsejax.kernels.block_sparse import cost, xla
-from sparsejax.kernels.block_sparse.backend import ACTIVATIONS, Backend, Epilogue, Problem, gated
+from sparsejax.kernels.block_sparse.backend import (ACTIVATIONS, Backend, Epilogue, Problem,
+                                                    alike, gated)
 from sparsejax.kernels.block_sparse.layout import Layout
 from sparsejax.kernels.block_sparse.weight import BlockSparse
 
@@ -90,9 +91,9 @@ def block_sparse_matmul(
                     x.dtype.name, platform, kind if platform != 'cpu' else '')
   plan = _plan(problem, implementation, activation, out_dtype)
   (up, across), (b_in, b_out) = weight.grid, weight.block_size
-  y = _product(
-      _padded(rows, up * b_in), weight.blocks, weight.layout, _padded(bias, across * b_out),
-      _padded(input_gate, up * b_in), _padded(output_gate, across * b_out), plan)
+  operands = (_padded(rows, up * b_in), weight.blocks, weight.layout, _padded(bias, across * b_out),
+              _padded(input_gate, up * b_in), _padded(output_gate, across * b_out))
+  y = _product(*alike(operands), plan)
   y = y[:, :outputs].reshape(*x.shape[:-1], outputs)
   return y if after is None else y * after.astype(y.dtype)
 

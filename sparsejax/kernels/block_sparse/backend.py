@@ -7,10 +7,11 @@ accumulate in float32 and return float32 or the dtype asked for.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 Array = jax.Array
 
@@ -84,6 +85,25 @@ class Backend(NamedTuple):
   transposed: Callable[..., Array]
   weight_gradient: Callable[..., Array]
   refuses: Callable[[Problem], str | None]
+
+
+def alike(tree: Any) -> Any:
+  """Under shard_map, lets all arrays vary over each mesh axis that one of them varies over.
+
+  The transpose of that cast is the sum over devices, so gradients of what they share are whole.
+  """
+  axes = frozenset().union(*(jax.typeof(a).mat.varying for a in jax.tree.leaves(tree)))
+  return jax.tree.map(lambda a: _varying(a, axes), tree)
+
+
+def varying_like(array: Array, like: Array) -> Array:
+  """Returns an array that was made here, varying over the mesh axes that `like` varies over."""
+  return _varying(array, jax.typeof(like).mat.varying)
+
+
+def _varying(array: Array, axes: frozenset) -> Array:
+  missing = tuple(sorted(axes - jax.typeof(array).mat.varying))
+  return lax.pcast(array, missing, to='varying') if missing else array
 
 
 def gated(x: Array, input_gate: Array | None) -> Array:

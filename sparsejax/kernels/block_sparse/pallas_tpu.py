@@ -112,7 +112,7 @@ def weight_gradient(x: Array, g: Array, layout: Layout, problem: Problem) -> Arr
   x, g = xs.cut(x), gs.cut(g)
   grads = []
   for start, stop in _spans(problem.entries, 2):
-    operands = _alike(layout.row[start:stop], layout.col[start:stop], x, g)
+    operands = (layout.row[start:stop], layout.col[start:stop], x, g)
     spec = pltpu.PrefetchScalarGridSpec(
         num_scalar_prefetch=2, grid=(stop - start, count),
         in_specs=[xs.spec(lambda p, t, row, col: (t, row[p])),
@@ -170,7 +170,7 @@ def _walk(x, blocks, source, target, order, problem, input_gate, span, epilogue,
       out_specs=ys.spec(lambda i, p, *at: (i, at[1][p])),
       scratch_shapes=[pltpu.VMEM((rows, b_out), jnp.float32)])
   name = 'block_sparse_matmul' if order is None else 'block_sparse_transposed_matmul'
-  y = _call(kernel, spec, ys.shape(), out_dtype, _alike(*prefetched, *operands), problem, name)
+  y = _call(kernel, spec, ys.shape(), out_dtype, [*prefetched, *operands], problem, name)
   return ys.joined(y, problem.m)
 
 
@@ -213,13 +213,6 @@ def _call(kernel, spec, shape, dtype, operands, problem, name):
       compiler_params=pltpu.CompilerParams(dimension_semantics=('parallel', 'arbitrary')),
       cost_estimate=pl.CostEstimate(flops=work, bytes_accessed=moved, transcendentals=0),
   )(*operands)
-
-
-def _alike(*operands: Array) -> list[Array]:
-  """Under shard_map, lets all operands vary over every mesh axis that one of them varies over."""
-  axes = frozenset().union(*(jax.typeof(a).mat.varying for a in operands))
-  missing = [tuple(sorted(axes - jax.typeof(a).mat.varying)) for a in operands]
-  return [lax.pcast(a, m, to='varying') if m else a for a, m in zip(operands, missing)]
 
 
 def _spans(entries: int, arrays: int) -> list[tuple[int, int]]:

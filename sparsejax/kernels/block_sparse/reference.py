@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax.kernels.block_sparse.backend import Backend, Epilogue, Problem
+from sparsejax.kernels.block_sparse.backend import (Backend, Epilogue, Problem,
+                                                    varying_like)
 from sparsejax.kernels.block_sparse.layout import Layout
 
 Array = jax.Array
@@ -42,8 +43,9 @@ def weight_gradient(x: Array, g: Array, layout: Layout, problem: Problem) -> Arr
 
 def _on_host(function, shape, *args):
   result = jax.ShapeDtypeStruct(shape, jnp.float32)
-  return jax.pure_callback(lambda *a: function(shape, *map(np.asarray, a)), result, *args,
-                           vmap_method='sequential')
+  called = jax.pure_callback(lambda *a: function(shape, *map(np.asarray, a)), result, *args,
+                             vmap_method='sequential')
+  return varying_like(called, args[0])
 
 
 def _matmul(shape, x, gate, blocks, row, col):

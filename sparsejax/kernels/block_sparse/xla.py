@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from sparsejax.kernels.block_sparse.backend import Backend, Epilogue, Problem, gated
+from sparsejax.kernels.block_sparse.backend import (Backend, Epilogue, Problem, gated,
+                                                    varying_like)
 from sparsejax.kernels.block_sparse.layout import Layout
 
 Array = jax.Array
@@ -88,7 +89,8 @@ def _walk(x: Array, blocks: Array, source: Array, target: Array, problem: Proble
       block, s, t = entry
       return y.at[t].add(product(xs[s], block, 0), mode='promise_in_bounds'), None
     tile = (b_out, x.shape[0]) if feature_major else (x.shape[0], b_out)
-    y = lax.scan(step, jnp.zeros((columns, *tile), jnp.float32), (blocks, source, target))[0]
+    start = varying_like(jnp.zeros((columns, *tile), jnp.float32), x)
+    y = lax.scan(step, start, (blocks, source, target))[0]
   if feature_major:
     return y.reshape(columns * b_out, -1).T
   return y.transpose(1, 0, 2).reshape(-1, columns * b_out)
