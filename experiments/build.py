@@ -40,6 +40,7 @@ def he_normal() -> Any:
 
 
 METHODS: dict[str, Callable[..., sparsejax.Regulariser]] = {
+    'block_sparse': sparsejax.block_sparse,
     'blockwise': sparsejax.blockwise,
     'chain': chain,
     'dropout': sparsejax.dropout,
@@ -72,7 +73,7 @@ OPTIMISERS = {'adam': optax.adam, 'sgd': optax.sgd}
 FIELDS = ('paper', 'seed', 'dataset', 'training_examples', 'validation_examples', 'batch_size',
           'epochs', 'evaluate_every', 'checkpoint_every', 'ema_decay', 'penalty_weight',
           'preprocess', 'model', 'optimiser', 'regulariser')
-OPTIONAL_FIELDS = ('choose', 're_estimate_batch_norm')
+OPTIONAL_FIELDS = ('choose', 'pack', 're_estimate_batch_norm')
 
 
 def require_whole(config: ml_collections.ConfigDict) -> None:

@@ -20,13 +20,16 @@ from experiments.progress import Progress
 from experiments.report.report import REPORT_FILE, write_report
 from sparsejax import codec, ledger
 from sparsejax.compaction.compact import compact
+from sparsejax.packing import pack
 from sparsejax.paths import flatten
+from sparsejax.structured import is_structured
 from sparsejax.training.batch_statistics import re_estimate
 from sparsejax.training.checkpoint import Checkpoints
 from sparsejax.training.evaluate import host_numbers, jit_logits, jit_summary
 from sparsejax.training.fit import Recipe, TrainState, evaluation_params, start
 from sparsejax.training.loop import NonFiniteLoss, run_epochs
 from sparsejax.training.metrics import MetricsLog, read_metrics
+from sparsejax.training.step_timing import training_step_milliseconds
 
 LEDGER_FILE = 'ledger.json'
 TIMED_IMAGES = 1000  # test images on which dense and compact logits are compared
@@ -160,7 +163,8 @@ def measure(config: ml_collections.ConfigDict, config_name: str, recipe: Recipe,
             data: Data, folder: pathlib.Path, seconds: float, selected_by: str) -> dict[str, Any]:
   """Deploys and compacts the trained network, writes its files and returns the ledger."""
   params = jax.device_get(evaluation_params(recipe, state))
-  weights = sparsejax.finalise(recipe.regulariser, params, state.method_state)
+  # Compaction cuts arrays; what is to be packed is packed after it.
+  weights = sparsejax.densify(sparsejax.finalise(recipe.regulariser, params, state.method_state))
   variables = {'params': weights, **jax.device_get(state.collections)}
   if config.get('re_estimate_batch_norm'):
     whole = len(data.images) // recipe.batch_size * recipe.batch_size
@@ -170,6 +174,9 @@ def measure(config: ml_collections.ConfigDict, config_name: str, recipe: Recipe,
     selected_by += '; batch-norm statistics re-estimated on the training images'
   compacted = compact(recipe.model, variables,
                       example_shape=(1, *data.images.shape[1:]))
+  small, packed = compacted.variables, {}
+  if config.get('pack'):
+    small, packed = pack_and_time(config, recipe, compacted, data)
   codec.write(folder / 'parameters.safetensors',
               {'params': params, 'state': jax.device_get(state.method_state)})
   codec.write(folder / 'deployed.safetensors', variables)
@@ -184,7 +191,7 @@ def measure(config: ml_collections.ConfigDict, config_name: str, recipe: Recipe,
   codec.write_atomically(folder / 'test_logits.npz', archive.getvalue())
   scores = ledger.classification_scores(logits, labels)
   inputs = np.asarray(recipe.preprocess(test_images[:TIMED_IMAGES]))
-  measured = ledger.measure(recipe.model, variables, compacted.model, compacted.variables, inputs,
+  measured = ledger.measure(recipe.model, variables, compacted.model, small, inputs,
                             folder / 'model.safetensors', apply_kwargs=recipe.eval_kwargs,
                             file_provenance={'config_hash': workdir.config_hash(config)})
   validation_error = None
@@ -192,9 +199,9 @@ def measure(config: ml_collections.ConfigDict, config_name: str, recipe: Recipe,
     held = predict(variables, jnp.asarray(data.watched_images))
     validation_error = ledger.error_percent(np.asarray(held), data.watched_labels)
   # Zeros that the compact network still holds make no product smaller: a mask is all there is.
-  masked = any(np.any(leaf == 0) for leaf in flatten(compacted.variables['params']).values()
-               if leaf.ndim >= 2)
-  return ledger.assemble(ledger.describe_run(), measured, scores, {
+  masked = any(np.any(leaf == 0) for leaf in flatten(small['params']).values()
+               if leaf.ndim >= 2 and not is_structured(leaf))
+  return ledger.assemble(ledger.describe_run(), measured, scores, packed, {
       'dataset': config.dataset,
       'data_hash': data.dataset.hash,
       'config': config_name,
@@ -207,3 +214,17 @@ def measure(config: ml_collections.ConfigDict, config_name: str, recipe: Recipe,
       'validation_error_percent': validation_error,
       'selected_by': selected_by,
   })
+
+
+def pack_and_time(config: ml_collections.ConfigDict, recipe: Recipe, compacted: Any,
+                  data: Data) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Packs the compact network as `config.pack` says; returns (variables, keys of the ledger)."""
+  options = config.pack.to_dict()
+  rules = {entry['leaves']: entry['block_size'] for entry in options.pop('rules').values()}
+  params, report = pack(compacted.variables['params'], rules, **options)
+  variables = {**compacted.variables, 'params': params}
+  batch = slice(config.batch_size)
+  steps = training_step_milliseconds(recipe, compacted.model, variables,
+                                     jnp.asarray(data.images[batch]),
+                                     jnp.asarray(data.labels[batch]))
+  return variables, {'packed_layers': [found.row() for found in report], **steps}

@@ -41,6 +41,11 @@ class Packed(NamedTuple):
   sparse_microseconds: float | None
   reason: str
 
+  def row(self) -> dict[str, Any]:
+    """Returns it as a row of the ledger's `packed_layers`."""
+    return {'path': self.path, 'packed': self.packed, 'kind': BlockSparse.__name__,
+            'block_size': list(self.block_size), 'density': self.density, 'reason': self.reason}
+
 
 def pack(
     weights: Tree,

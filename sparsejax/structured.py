@@ -59,6 +59,10 @@ class Packed(Structured):
   def to_dense(self) -> Array:
     raise TypeError(f'{type(self).__name__} defines no to_dense')
 
+  def entries(self) -> int:
+    """Returns how many numbers are stored for it, on the host; a product multiplies by each once."""
+    raise TypeError(f'{type(self).__name__} defines no entries')
+
   def to_tensors(self) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns ({name: array}, facts that JSON holds); no name is 'mask' or 'values'."""
     raise TypeError(f'{type(self).__name__} defines no to_tensors, so no file can hold it')
@@ -132,6 +136,9 @@ class LowRank(Packed):
 
   def to_dense(self) -> Array:
     return self.u @ self.v
+
+  def entries(self) -> int:
+    return int(self.u.size + self.v.size)
 
   def to_tensors(self) -> tuple[dict[str, Any], dict[str, Any]]:
     return {'u': self.u, 'v': self.v}, {}

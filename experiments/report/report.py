@@ -66,6 +66,7 @@ def markdown(run: Run, plots: Sequence[Plot]) -> str:
        f'compact network in turn on {escape(ledger["device"])}. Both run the same code; the dense '
        'one has its zeros in place.'), '',
       tables.speed(ledger), '',
+      *_packing(ledger),
       '### Layers of the deployed dense network', '', tables.layers(ledger), '',
       ('Inputs and outputs are slices of the kernel that are not all zero. An output may count '
        'here though no later layer reads it; the compact network does without it.'), '',
@@ -73,6 +74,19 @@ def markdown(run: Run, plots: Sequence[Plot]) -> str:
       '## Notes', '', *(f'- {note}' for note in notes(run)), '',
   ]
   return '\n'.join(sections)
+
+
+def _packing(ledger: dict[str, Any]) -> list[str]:
+  if 'packed_layers' not in ledger:
+    return []
+  return ['### Packed weights', '',
+          ('The compact network above holds these weights in packed form where that was predicted '
+           'to be faster than dense.'), '',
+          tables.packing(ledger), '',
+          ('A training step of it (gradients, optimiser, new weights; nothing of the method), with '
+           'every weight dense, with a mask multiplied in at every step, and packed with its '
+           'pattern fixed:'), '',
+          tables.training_steps(ledger), '']
 
 
 def title(run: Run) -> str:

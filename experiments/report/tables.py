@@ -75,6 +75,24 @@ def speed(ledger: Ledger) -> str:
                right=(0, 1, 2, 3))
 
 
+def packing(ledger: Ledger) -> str:
+  """What became of each weight that was to be packed."""
+  rows = [(row['path'], row['kind'] if row['packed'] else 'dense',
+           'x'.join(map(str, row['block_size'])), f'{100 * row["density"]:.1f} %', row['reason'])
+          for row in ledger['packed_layers']]
+  return table(('weight', 'form', 'block', 'density', 'why'), rows, right=(2, 3))
+
+
+def training_steps(ledger: Ledger) -> str:
+  """Milliseconds of a training step on dense, masked and packed weights, with quartiles."""
+  rows = []
+  for name in ('dense', 'masked', 'packed'):
+    key = f'ms_train_step_{name}'
+    ratio = ledger['ms_train_step_dense'] / ledger[key]
+    rows.append((name, _milliseconds(ledger, key), f'{ratio:.2f}x'))
+  return table(('weights', 'step, ms', 'dense / it'), rows, right=(1, 2))
+
+
 def layers(ledger: Ledger) -> str:
   """What is left of each layer."""
   rows = []

@@ -1,4 +1,4 @@
-"""A ledger: a dict of exactly the keys in `schema.KEYS`, checked, written and read as JSON."""
+"""A ledger: a dict of the keys in `schema.KEYS`, checked, written and read as JSON."""
 from __future__ import annotations
 
 import difflib
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sparsejax.codec.atomic import write_atomically
-from sparsejax.ledger.schema import KEYS, LAYER_KEYS, LEDGER_VERSION, Key
+from sparsejax.ledger.schema import KEYS, LAYER_KEYS, LEDGER_VERSION, PACKED_KEYS, Key
 
 ROUNDING = 4 * sys.float_info.epsilon   # of a float64 division and of the product that undoes it
 MEDIANS = tuple(key for key in KEYS if key.startswith('ms_') and f'{key}_upper_quartile' in KEYS)
@@ -34,7 +34,7 @@ def assemble(*parts: Mapping[str, Any]) -> dict[str, Any]:
       raise ValueError(f'ledger key {", ".join(twice)} comes from two parts; give it once')
     merged |= part
   validate(merged)
-  return {key: merged[key] for key in KEYS}
+  return {key: merged[key] for key in KEYS if key in merged}
 
 
 def validate(ledger: Mapping[str, Any]) -> None:
@@ -43,10 +43,11 @@ def validate(ledger: Mapping[str, Any]) -> None:
   Wrong is: missing, unknown, of another type, not finite, or at odds with the other keys.
   """
   problems = _key_problems(ledger, KEYS, '')
-  rows = ledger.get('layers')
-  for number, row in enumerate(rows if isinstance(rows, list) else ()):
-    if isinstance(row, dict):
-      problems += _key_problems(row, LAYER_KEYS, f'layers[{number}].')
+  for name, keys in (('layers', LAYER_KEYS), ('packed_layers', PACKED_KEYS)):
+    rows = ledger.get(name)
+    for number, row in enumerate(rows if isinstance(rows, list) else ()):
+      if isinstance(row, dict):
+        problems += _key_problems(row, keys, f'{name}[{number}].')
   if not problems:
     problems = _contradictions(ledger)
   if problems:
@@ -56,7 +57,7 @@ def validate(ledger: Mapping[str, Any]) -> None:
 def write(path: str | os.PathLike[str], ledger: Mapping[str, Any]) -> int:
   """Validates `ledger` and writes it as JSON, atomically; returns the bytes written."""
   validate(ledger)
-  text = json.dumps({key: ledger[key] for key in KEYS}, indent=1, allow_nan=False)
+  text = json.dumps({key: ledger[key] for key in KEYS if key in ledger}, indent=1, allow_nan=False)
   return write_atomically(path, text.encode() + b'\n')
 
 
@@ -96,7 +97,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _key_problems(values: Mapping[str, Any], keys: Mapping[str, Key], where: str) -> list[str]:
   problems = [f'{where}{key} is missing; add it: {keys[key].meaning}'
-              for key in keys if key not in values]
+              for key in keys if key not in values and not keys[key].added]
   for key, value in values.items():
     if key not in keys:
       close = difflib.get_close_matches(str(key), keys, n=1)
@@ -144,6 +145,8 @@ def _contradictions(ledger: Mapping[str, Any]) -> list[str]:
     if total != ledger[key]:
       problems.append(f'{key} is {ledger[key]} but its layers sum to {total}; count them again')
   for key in MEDIANS:
+    if key not in ledger:
+      continue
     lower, median, upper = (ledger[key + end] for end in ('_lower_quartile', '', '_upper_quartile'))
     if not 0 <= lower <= median <= upper:
       problems.append(f'{key} and its quartiles are out of order: {lower}, {median}, {upper}')

@@ -1,7 +1,9 @@
 """Sizes, operations, bytes and milliseconds: a dense network and its compact form from a file."""
 from __future__ import annotations
 
+import functools
 import hashlib
+import math
 import os
 import pathlib
 from collections.abc import Mapping
@@ -13,8 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax import codec
+from sparsejax.apply import apply
 from sparsejax.ledger import count, schema
 from sparsejax.ledger.timing import interleaved_milliseconds
+from sparsejax.paths import flatten
+from sparsejax.structured import Packed, densify, is_structured
 
 BATCH_SIZES = (1, 128)
 
@@ -33,7 +38,8 @@ def measure(model: nn.Module, variables: dict[str, Any], compact_model: nn.Modul
 
   Args:
     model, variables: the deployed dense network; {'params': ..., 'batch_stats': ...}.
-    compact_model, compact_variables: the same function in a smaller network.
+    compact_model, compact_variables: the same function in a smaller network, whose weights may be
+      packed.
     example_images: (n, ...) float32; all of them are compared, and repeated to fill a batch of 128.
     file_path: the file to write; its folder must exist.
     apply_kwargs: further arguments of both `apply`, such as {'train': False}.
@@ -49,7 +55,8 @@ def measure(model: nn.Module, variables: dict[str, Any], compact_model: nn.Modul
   bytes_file = codec.write(file_path, compact_variables, **(file_provenance or {}))
   stored = codec.read(file_path)
   rows = count.count_layers(model, variables, images[:1], apply_kwargs=apply_kwargs)
-  compact_rows = count.count_layers(compact_model, stored, images[:1], apply_kwargs=apply_kwargs)
+  compact_rows = count.count_layers(compact_model, densify(stored), images[:1],
+                                    apply_kwargs=apply_kwargs)
   dense = _Network(model, variables, apply_kwargs)
   compact = _Network(compact_model, stored, apply_kwargs)
   sums = count.totals(rows)
@@ -58,10 +65,10 @@ def measure(model: nn.Module, variables: dict[str, Any], compact_model: nn.Modul
       'weights_kept': sums['weights_kept'],
       'architecture_kept': count.architecture_kept(rows),
       'parameters_dense': count.parameters(variables['params']),
-      'parameters_compact': count.parameters(stored['params']),
+      'parameters_compact': _entries(stored['params']),
       'exact_zeros': count.exact_zeros(variables['params']),
       'flops_dense': sums['flops'],
-      'flops_compact': count.totals(compact_rows)['flops'],
+      'flops_compact': _flops(compact_rows, stored['params']),
       'bytes_float32': codec.float32_bytes(variables),
       'bytes_file': bytes_file,
       'file_sha256': hashlib.sha256(pathlib.Path(file_path).read_bytes()).hexdigest(),
@@ -96,10 +103,29 @@ class _Network:
 
   def __init__(self, model, variables, apply_kwargs):
     self._variables = jax.tree.map(jnp.asarray, variables)
-    self._apply = jax.jit(lambda v, x: model.apply(v, x, **apply_kwargs))
+    packed = any(map(is_structured, jax.tree.leaves(variables, is_leaf=is_structured)))
+    run = functools.partial(apply, model) if packed else model.apply
+    self._apply = jax.jit(lambda v, x: run(v, x, **apply_kwargs))
 
   def __call__(self, images):
     return self._apply(self._variables, images)
+
+
+def _entries(params):
+  """Numbers stored for all parameters, index arrays of packed weights apart."""
+  return sum(leaf.entries() if isinstance(leaf, Packed) else leaf.size
+             for leaf in flatten(params).values())
+
+
+def _flops(rows, params):
+  """Operations of one example; a packed kernel multiplies by what it stores."""
+  packed = {path: leaf for path, leaf in flatten(params).items() if isinstance(leaf, Packed)}
+  total = 0
+  for row in rows:
+    own = [leaf for path, leaf in packed.items() if path.rpartition('/')[0] == row['layer']]
+    whole = math.prod(own[0].shape) if own else 1
+    total += row['flops'] * (own[0].entries() if own else 1) // whole
+  return total
 
 
 def _ratios(sizes: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,11 +12,13 @@ LEDGER_VERSION = 1
 class Key(NamedTuple):
   """Type of a value, (list, type of an item) for lists, and its meaning with the unit.
 
-  `optional` values may be null, where what they measure does not exist.
+  `optional` values may be null, where what they measure does not exist. `added` keys came after
+  the first ledgers of this version and may be missing.
   """
   type: type | tuple[type, type]
   meaning: str
   optional: bool = False
+  added: bool = False
 
 
 KERNEL_DENOMINATOR = 'kernel entries of the dense network, biases apart'
@@ -88,6 +90,25 @@ _SPEED = {'ms_repeats': Key(int, 'timed calls behind each median')} | {
 
 KEYS: dict[str, Key] = _RUN | _QUALITY | _SIZE | _SPEED | {
     'layers': Key((list, dict), 'one row of LAYER_KEYS per linear layer of the deployed network'),
+    'packed_layers': Key((list, dict), 'one row of PACKED_KEYS per weight that was to be packed',
+                         added=True),
+} | {
+    f'ms_train_step_{network}{suffix}': Key(
+        float, f'milliseconds of a training step, {what}, {end}', added=True)
+    for network, what in (('dense', 'every entry trained'),
+                          ('masked', 'dense weights times a mask in every step'),
+                          ('packed', 'the packed weights trained, pattern fixed'))
+    for suffix, end in (('', 'median'), ('_lower_quartile', 'lower quartile'),
+                        ('_upper_quartile', 'upper quartile'))
+}
+
+PACKED_KEYS: dict[str, Key] = {
+    'path': Key(str, "'/'-joined path of the weight"),
+    'packed': Key(bool, 'whether the file holds it in packed form'),
+    'kind': Key(str, 'the packed form'),
+    'block_size': Key((list, int), 'inputs and outputs of a block'),
+    'density': Key(float, 'fraction of the blocks that are stored'),
+    'reason': Key(str, 'why it was packed or left dense'),
 }
 
 LAYER_KEYS: dict[str, Key] = {

@@ -18,7 +18,9 @@ def table(ledger: Mapping[str, Any]) -> Group:
   Raises: ValueError if the ledger does not validate.
   """
   validate(ledger)
-  return Group(_heading(ledger), _quality(ledger), _sizes(ledger), _speed(ledger), _layers(ledger))
+  packed = (_packed(ledger), _steps(ledger)) if 'packed_layers' in ledger else ()
+  return Group(_heading(ledger), _quality(ledger), _sizes(ledger), _speed(ledger), *packed,
+               _layers(ledger))
 
 
 def _heading(ledger):
@@ -78,6 +80,27 @@ def _speed(ledger):
         ledger, f'ms_{network}_batch{size}',
         '{:.3f} ({:.3f} to {:.3f})'.format(*(ledger[f'ms_{network}_batch{size}{end}'] for end in (
             '', '_lower_quartile', '_upper_quartile')))) for network in ('dense', 'compact')))
+  return sheet
+
+
+def _packed(ledger):
+  sheet = _table('Weights to be packed (the compact network holds the packed ones)', 'weight',
+                 'form', 'block', 'density', 'meaning')
+  for row in ledger['packed_layers']:
+    sheet.add_row(escape(row['path']), row['kind'] if row['packed'] else 'dense',
+                  'x'.join(map(str, row['block_size'])), f'{100 * row["density"]:.1f} %',
+                  escape(row['reason']))
+  return sheet
+
+
+def _steps(ledger):
+  sheet = _table('Milliseconds of a training step, median (quartiles)', 'weights', 'value',
+                 'dense / it')
+  for name in ('dense', 'masked', 'packed'):
+    key = f'ms_train_step_{name}'
+    sheet.add_row(name, '{:.3f} ({:.3f} to {:.3f})'.format(
+        *(ledger[f'{key}{end}'] for end in ('', '_lower_quartile', '_upper_quartile'))),
+        f'{ledger["ms_train_step_dense"] / ledger[key]:.2f}x')
   return sheet
 
 

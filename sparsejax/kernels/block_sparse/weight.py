@@ -253,6 +253,10 @@ class BlockSparse(Packed):
     """Returns the number of blocks that are trained, on the host: no fillers, no padding."""
     return int(np.sum(np.asarray(self.layout.live)))
 
+  def entries(self) -> int:
+    """Returns how many numbers its blocks hold, on the host; no fillers, no spare capacity."""
+    return self.num_blocks() * math.prod(self.block_size)
+
   def density(self) -> float:
     """Returns the fraction of the grid that is stored and trained, on the host."""
     return self.num_blocks() / math.prod(self.grid)
