@@ -3,6 +3,7 @@
 from sparsejax.apply import apply
 from sparsejax.kernels.block_sparse import BlockSparse
 from sparsejax.regulariser import Regulariser, chain, finalise, partition, stacked
+from sparsejax.regularisers.block_sparse import block_sparse
 from sparsejax.regularisers.blockwise import blockwise
 from sparsejax.regularisers.dropout import dropout
 from sparsejax.regularisers.group_lasso import group_lasso

@@ -4,7 +4,8 @@ Gray, Radford, Kingma, "GPU kernels for block-sparse weights", OpenAI technical 
 section 2: small-world graphs whose nodes are blocks of units. Each node keeps its own block, so a
 square pattern is symmetric with a full diagonal. Barabasi and Albert, "Emergence of scaling in
 random networks", Science 286, 1999; Watts and Strogatz, "Collective dynamics of 'small-world'
-networks", Nature 393, 1998. All run on the host and return bool arrays, True where a block is kept.
+networks", Nature 393, 1998. All but `dealt` run on the host. Patterns are bool, True where a block
+is kept.
 """
 
 from __future__ import annotations
@@ -13,7 +14,11 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+
+Array = jax.Array
 
 SWAPS_PER_EDGE = 10    # double-edge swaps that make a regular graph random
 GRAPHS = ('barabasi_albert', 'watts_strogatz')
@@ -89,14 +94,35 @@ def balanced_random(rows: int, columns: int, per_column: int, seed: int) -> np.n
   """
   _require(1 <= per_column <= rows,
            f'per_column={per_column} must be a number from 1 to {rows}, the rows of the grid')
-  rng = np.random.default_rng(seed)
   if rows == columns:
-    return _regular(rows, per_column - 1, rng)
-  mask = np.zeros((rows, columns), bool)
-  for column in range(columns):
-    order = np.argsort(mask.sum(axis=1) + rng.random(rows))
-    mask[order[:per_column], column] = True
-  return mask
+    return _regular(rows, per_column - 1, np.random.default_rng(seed))
+  return np.asarray(dealt(jax.random.key(seed), rows, columns, per_column * columns))
+
+
+def dealt(key: Array, rows: int, columns: int, blocks: int) -> Array:
+  """Deals a number of blocks to a grid of any form, as evenly as it goes; traceable.
+
+  Columns differ by at most one block, and so do rows: each column in turn takes the rows that have
+  fewest so far, ties by lot.
+
+  Args:
+    key: of the draw. rows, columns: of the grid. blocks: from 0 to rows * columns.
+
+  Returns: (rows, columns) bool.
+  """
+  _require(0 <= blocks <= rows * columns,
+           f'{blocks} blocks do not go into a grid of {rows} x {columns}')
+  order_key, key = jax.random.split(key)
+  each, more = divmod(blocks, columns)
+  counts = each + jax.random.permutation(order_key, jnp.arange(columns) < more)
+
+  def take(held, column):
+    key, count = column
+    rank = jnp.argsort(jnp.argsort(held + jax.random.uniform(key, (rows,))))
+    taken = rank < count
+    return held + taken, taken
+  _, taken = jax.lax.scan(take, jnp.zeros(rows), (jax.random.split(key, columns), counts))
+  return taken.T
 
 
 def stretched(mask: np.ndarray, rows: int, columns: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Patterns against SciPy's shortest paths, counted edges and hand-worked rings."""
 
+import jax
 import numpy as np
 import pytest
 from scipy.sparse import csgraph
@@ -77,6 +78,17 @@ def test_balanced_rectangles_have_equal_columns_and_rows_within_one(rows, column
   assert np.ptp(mask.sum(1)) <= 1
 
 
+@pytest.mark.parametrize('rows, columns, blocks', [(12, 7, 40), (6, 6, 1), (4, 9, 36), (5, 3, 0)])
+def test_any_number_of_blocks_is_dealt_evenly_also_under_jit(rows, columns, blocks):
+  draw = jax.jit(jax.vmap(lambda key: patterns.dealt(key, rows, columns, blocks)))
+  masks = np.asarray(draw(jax.random.split(jax.random.key(0), 400)))
+  assert np.all(masks.sum((1, 2)) == blocks)
+  assert np.ptp(masks.sum(1), axis=1).max() <= 1 and np.ptp(masks.sum(2), axis=1).max() <= 1
+  # Every place is as likely as every other: Binomial(400, p) / 400, five standard deviations.
+  p = blocks / (rows * columns)
+  assert np.abs(masks.mean(0) - p).max() <= 5 * np.sqrt(p * (1 - p) / 400)
+
+
 def test_stretched_patterns_keep_every_edge_of_the_graph():
   small = np.array([[1, 0], [1, 1]], bool)
   np.testing.assert_array_equal(
@@ -148,6 +160,7 @@ def test_patterns_that_never_mix_are_told_so():
     (lambda: patterns.watts_strogatz(6, 2, 1.1, 0), r'rewiring=1.1 must lie in \[0, 1\]'),
     (lambda: patterns.balanced_random(4, 6, 5, 0), 'per_column=5 must be a number from 1 to 4'),
     (lambda: patterns.balanced_random(5, 5, 2, 0), r'5 \* 1 is odd; take per_column=1 or 3'),
+    (lambda: patterns.dealt(jax.random.key(0), 2, 3, 7), '7 blocks do not go into a grid of 2 x 3'),
     (lambda: patterns.graph_pattern('star', 4, 4, 0.5, seed=0), "graph 'star' is not known"),
     (lambda: patterns.graph_pattern('barabasi_albert', 50, 50, 0.02, seed=0),
      'density 0.02 .* is below the 0.0592 of the sparsest barabasi_albert graph on 50 nodes'),
