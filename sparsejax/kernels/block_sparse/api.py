@@ -21,6 +21,7 @@ from sparsejax.kernels.block_sparse import cost, xla
 from sparsejax.kernels.block_sparse.backend import (ACTIVATIONS, Backend, Epilogue, Problem,
                                                     alike, gated)
 from sparsejax.kernels.block_sparse.layout import Layout
+from sparsejax.kernels.block_sparse.probe import watch
 from sparsejax.kernels.block_sparse.weight import BlockSparse
 
 Array = jax.Array
@@ -77,6 +78,8 @@ def block_sparse_matmul(
   inputs, outputs = weight.matrix_shape
   _require(x, weight, bias, activation)
   out_dtype = jnp.dtype(preferred_element_type or x.dtype)
+  if weight.probe is not None:
+    return _probed(x, weight, bias, activation, input_gate, output_gate, out_dtype, implementation)
   if input_gate is not None and input_gate.shape != (inputs,):
     x, input_gate = x * _broadcast(input_gate, x.shape, 'input_gate').astype(x.dtype), None
   after = None
@@ -96,6 +99,21 @@ def block_sparse_matmul(
   y = _product(*alike(operands), plan)
   y = y[:, :outputs].reshape(*x.shape[:-1], outputs)
   return y if after is None else y * after.astype(y.dtype)
+
+
+def _probed(x, weight, bias, activation, input_gate, output_gate, out_dtype, implementation):
+  """The same with its steps apart, so that the probe sees what goes in and what comes back."""
+  if input_gate is not None:
+    x = x * _broadcast(input_gate, x.shape, 'input_gate').astype(x.dtype)
+  z = block_sparse_matmul(x, weight.replace(probe=None), bias=bias,
+                          preferred_element_type=jnp.float32, implementation=implementation)
+  inputs, outputs = weight.matrix_shape
+  seen = watch(*alike((z.reshape(-1, outputs), x.reshape(-1, inputs), weight.probe)),
+               weight.block_size)
+  z = Epilogue(None, activation, None)(seen).reshape(z.shape)
+  if output_gate is not None:
+    z = z * _broadcast(output_gate, z.shape, 'output_gate').astype(z.dtype)
+  return z.astype(out_dtype)
 
 
 class Plan(NamedTuple):

@@ -18,6 +18,7 @@ from flax import struct
 
 from sparsejax.kernels.block_sparse.layout import (Layout, capacity_for, layout_of_indices,
                                                    layout_of_mask)
+from sparsejax.kernels.block_sparse.probe import Probe
 from sparsejax.structured import Packed
 
 Array = jax.Array
@@ -35,12 +36,14 @@ class BlockSparse(Packed):
     layout: where they are.
     shape: of the kernel it stands for.
     input_axes: how many leading axes of `shape` are contracted with the inputs.
+    probe: asks autodiff for the norms of the gradient at every block of the grid, see `probe.py`.
   """
 
   blocks: Array
   layout: Layout
   shape: tuple[int, ...] = struct.field(pytree_node=False)
   input_axes: int = struct.field(pytree_node=False, default=1)
+  probe: Probe | None = None
 
   ndim = property(lambda self: len(self.shape))
   dtype = property(lambda self: self.blocks.dtype)
