@@ -2,6 +2,7 @@
 
 from sparsejax.apply import apply
 from sparsejax.kernels.block_sparse import BlockSparse
+from sparsejax.packing import pack
 from sparsejax.regulariser import Regulariser, chain, finalise, partition, stacked
 from sparsejax.regularisers.block_sparse import block_sparse
 from sparsejax.regularisers.blockwise import blockwise
@@ -11,6 +12,7 @@ from sparsejax.regularisers.hard_concrete import l0_hard_concrete
 from sparsejax.regularisers.iterative_magnitude import iterative_sparsity
 from sparsejax.regularisers.l1 import l1
 from sparsejax.regularisers.magnitude import cubic_sparsity, magnitude_pruning
+from sparsejax.regularisers.moving_blocks import block_rigl, block_set
 from sparsejax.regularisers.rigl import rigl
 from sparsejax.regularisers.sparse_evolutionary import sparse_evolutionary_training
 from sparsejax.regularisers.static_mask import static_mask

@@ -117,7 +117,8 @@ class Layer:
     if type(module) is nn.Embed and self.method == 'attend':
       inward, outward = -1, -2
     if type(module) is nn.DenseGeneral:
-      contracted = _each(module.axis)
+      # Flax orders them by position; those from the front come before those from the back.
+      contracted = sorted(_each(module.axis), key=lambda axis: (axis < 0, axis))
       if not module.batch_dims:
         position = rank + axis
         if position < len(contracted):

@@ -32,6 +32,8 @@ LAYERS = {
                             '__call__'),
     'dense_general_out': (nn.DenseGeneral(3, axis=(-2, -1)), normal(2, 3, 2, 4), (2, 4, 3), (3,),
                           '__call__'),
+    'dense_general_turned': (nn.DenseGeneral(3, axis=(-1, 1)), normal(2, 3, 2, 4), (3, 4, 3), (3,),
+                             '__call__'),     # Flax sorts the axes
     'dense_general_batch': (nn.DenseGeneral(3, batch_dims=(0,)), normal(2, 2, 4), (2, 4, 3),
                             (2, 3), '__call__'),
     'conv_strided': (nn.Conv(3, (2, 3), strides=2), normal(2, 4, 5, 2), (2, 3, 2, 3), (3,),
@@ -100,6 +102,7 @@ GATED = [
     ('dense', -2), ('dense', -1), ('dense_several_axes', -2), ('dense_several_axes', -1),
     ('dense_general_heads', -3), ('dense_general_heads', -2), ('dense_general_heads', -1),
     ('dense_general_out', -3), ('dense_general_out', -2), ('dense_general_out', -1),
+    ('dense_general_turned', -3), ('dense_general_turned', -2),
     ('conv_strided', -2), ('conv_strided', -1), ('conv_circular_dilated', -2),
     ('conv_grouped_causal', -1), ('conv_transpose', -2), ('conv_transpose', -1),
     ('conv_transpose_kernel', -2), ('conv_transpose_kernel', -1),

@@ -32,7 +32,8 @@ def _(weight: BlockSparse, layer: Layer, inputs: Array) -> Array:
     _require_input_axes(weight, 1, layer)
     return _product(inputs, weight, module)
   if type(module) is nn.DenseGeneral and not module.batch_dims:
-    axes = (module.axis,) if isinstance(module.axis, int) else tuple(module.axis)
+    given = (module.axis,) if isinstance(module.axis, int) else module.axis
+    axes = sorted(axis % inputs.ndim for axis in given)     # as Flax orders them
     _require_input_axes(weight, len(axes), layer)
     last = jnp.moveaxis(inputs, axes, range(-len(axes), 0))
     rows = last.reshape(*last.shape[:last.ndim - len(axes)], -1)
