@@ -27,7 +27,7 @@ from sparsejax.kernels.block_sparse.weight import BlockSparse
 Array = jax.Array
 
 # The kernels written for one platform; the module of the same name holds BACKEND.
-KERNELS = {'tpu': 'pallas_tpu'}
+KERNELS = {'tpu': 'pallas_tpu', 'gpu': 'pallas_mosaic_gpu'}
 IMPLEMENTATIONS = ('reference', 'dense', 'xla', *KERNELS.values())
 DTYPES = ('float32', 'bfloat16', 'float16')
 
@@ -67,7 +67,8 @@ def block_sparse_matmul(
     output_gate: (outputs,), fused, or anything that broadcasts to the result.
     preferred_element_type: dtype of the result; that of x by default.
     implementation: 'reference' (NumPy on the host), 'dense', 'xla' ('xla/<form>' for one form),
-      'pallas_tpu'; None takes the fastest for this shape and device by the cost table.
+      'pallas_tpu', 'pallas_mosaic_gpu' (Hopper); None takes the fastest for this shape and device
+      by the cost table.
 
   Returns: (..., outputs).
 
