@@ -40,6 +40,8 @@ def he_normal() -> Any:
 
 
 METHODS: dict[str, Callable[..., sparsejax.Regulariser]] = {
+    'block_rigl': sparsejax.block_rigl,
+    'block_set': sparsejax.block_set,
     'block_sparse': sparsejax.block_sparse,
     'blockwise': sparsejax.blockwise,
     'chain': chain,

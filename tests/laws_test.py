@@ -118,6 +118,8 @@ METHODS = {
     'block_sparse': (sparsejax.block_sparse((4, 3), density=0.5), no_cost),
     'block_sparse_magnitude': (sparsejax.block_sparse((4, 4), layout='magnitude', density=0.6,
                                                       pad=True), no_cost),
+    'block_set': (sparsejax.block_set((2, 3), 0.5, every=3), no_cost),
+    'block_rigl': (sparsejax.block_rigl((2, 3), 0.5, every=3, end=9), no_cost),
     'weight_decay': (sparsejax.weight_decay(0.3), decay_oracle),
     'dropout': (sparsejax.dropout(0.5), no_cost),
     'dropout_batch': (sparsejax.dropout(0.5, per='batch', axis=-1), no_cost),
