@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from sparsejax.paths import flatten
+from sparsejax.structured import densify
 from sparsejax.training.evaluate import deployed_weights, logits_of
 from sparsejax.training.fit import Recipe, TrainState
 
@@ -77,5 +78,5 @@ def _measure(recipe: Recipe, state: TrainState, images: Array, labels: Array):
   weights = deployed_weights(recipe, state)
   logits = logits_of(recipe.model, recipe.preprocess, {'params': weights, **state.collections},
                      images, recipe.eval_kwargs)
-  kept = sum(jnp.sum(leaf != 0) for leaf in flatten(weights).values() if leaf.ndim >= 2)
+  kept = sum(jnp.sum(leaf != 0) for leaf in flatten(densify(weights)).values() if leaf.ndim >= 2)
   return 100 * jnp.mean(jnp.argmax(logits, axis=1) != labels), kept

@@ -11,6 +11,7 @@ import numpy as np
 
 from sparsejax.apply import apply
 from sparsejax.paths import Tree, flatten
+from sparsejax.structured import densify
 from sparsejax.training.fit import Recipe, TrainState, evaluation_params
 
 Array = jax.Array
@@ -61,7 +62,7 @@ def jit_summary(recipe: Recipe) -> Callable[[TrainState, Array, Array], dict[str
     variables = {'params': weights, **state.collections}
     logits = logits_of(recipe.model, recipe.preprocess, variables, images, recipe.eval_kwargs)
     chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)
-    kernels = {path: leaf for path, leaf in flatten(weights).items() if leaf.ndim >= 2}
+    kernels = {path: leaf for path, leaf in flatten(densify(weights)).items() if leaf.ndim >= 2}
     kept = {path: jnp.sum(leaf != 0) for path, leaf in kernels.items()}
     total = sum(leaf.size for leaf in kernels.values())
     return {

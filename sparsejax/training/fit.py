@@ -145,7 +145,9 @@ def train_step(recipe: Recipe, state: TrainState, images: Array,
 
   if recipe.regulariser.needs_weight_grads:
     weights, pull_back = jax.vjp(draw, state.params)
-    (loss, collections), weight_grads = jax.value_and_grad(nll, has_aux=True)(weights)
+    # A packed weight has indices beside its values.
+    (loss, collections), weight_grads = jax.value_and_grad(nll, has_aux=True,
+                                                           allow_int=True)(weights)
     grads = jax.tree.map(jnp.add, pull_back(weight_grads)[0], jax.grad(penalty)(state.params))
   else:
     weight_grads = None

@@ -56,3 +56,13 @@ def test_the_summary_is_of_the_deployed_average(trained):
   raw = np.asarray(state.params['kernels']['head']['kernel'], np.float64)
   wanted = 0.5 * np.sqrt(3) * np.linalg.norm(raw, axis=1).sum()
   assert numbers['penalty_nats'] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_blocks_are_counted_by_their_entries():
+  method = sparsejax.partition(kernels=('.*kernel', sparsejax.block_sparse((1, 3), density=0.5)))
+  recipe = fit.Recipe(MLP(widths=(), classes=3), method, optax.sgd(0.1), 100, 10)
+  images = np.zeros((2, 2, 2, 1), np.uint8)
+  state = fit.start(recipe, jax.random.key(0), images)
+  labels = np.zeros(2, np.int32)
+  numbers = evaluate.host_numbers(evaluate.jit_summary(recipe)(state, images, labels))
+  assert numbers['density'] == numbers['density/head/kernel'] == 0.5     # 2 of 4 rows
