@@ -122,26 +122,28 @@ def test_moments_of_a_living_block_stay_its_own():
 
 
 def test_rigl_finds_the_inputs_that_matter_in_the_trainer():
-  # Only the first 4 of 32 pixels tell the class; of 8 x 1 blocks of 4 pixels, 2 are stored.
-  images = RNG.integers(0, 256, (120, 4, 8, 1)).astype(np.uint8)
-  informative = images.reshape(120, -1)[:, :4].astype(np.float64) @ np.array([1, -2, 1, 1])
-  labels = (informative > np.median(informative)).astype(np.int32)
-  rule = sparsejax.block_rigl((4, 2), 0.25, fraction=0.9, every=3, end=30)
+  # Only the first 4 of 32 pixels tell the class; of the 8 blocks of 4 pixels, 2 are stored. Without
+  # centring, the gradient of every pixel would be that of the bias.
+  rng = np.random.default_rng(1)
+  images = rng.integers(0, 256, (240, 4, 8, 1)).astype(np.uint8)
+  informative = images.reshape(240, -1)[:, :4].astype(np.float64) @ np.array([1, -1, 1, -1])
+  labels = (informative > 0).astype(np.int32)
+  rule = sparsejax.block_rigl((4, 2), 0.25, fraction=0.9, every=3, end=60)
   method = sparsejax.partition(kernel=('head/kernel', rule))
-  recipe = fit.Recipe(MLP((), 2), method, optax.adam(0.01), 120, 40)
-  missing = 0
-  for seed in range(3):
+  recipe = fit.Recipe(MLP((), 2), method, optax.adam(0.02), 240, 120,
+                      preprocess=fit.Preprocess(mean=127.5))
+
+  def rows(state):
+    return np.asarray(state.method_state['kernel']['layout']['head']['kernel']['row'])
+  epoch, missing = fit.jit_epoch(recipe), 0
+  for seed in range(4):
     state = fit.start(recipe, jax.random.key(seed), images)
-    layout = state.method_state['kernel']['layout']['head']['kernel']
-    missing += 0 not in np.asarray(layout['row'])
-    if seed == 0:
-      epoch = fit.jit_epoch(recipe)
-    for _ in range(12):
+    missing += 0 not in rows(state)
+    for _ in range(30):
       state, losses = epoch(state, jnp.asarray(images), jnp.asarray(labels))
     assert np.all(np.isfinite(losses))
-    layout = state.method_state['kernel']['layout']['head']['kernel']
-    assert 0 in np.asarray(layout['row']) and layout['row'].size == 2
-  assert missing >= 1       # not all random starts had it
+    assert 0 in rows(state) and rows(state).size == 2
+  assert missing >= 1       # by lot, 3 of 4 starts are without it
   deployed = sparsejax.finalise(method, state.params, state.method_state)
   assert (deployed['head']['kernel'] != 0).sum() <= 16
 
