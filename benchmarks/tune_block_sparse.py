@@ -42,8 +42,7 @@ def main(arguments: list[str]) -> None:
   started = time.perf_counter()
   fixed, per_entry = {}, {}
   for operation in cost.OPERATIONS:
-    forms = xla.GRADIENT_FORMS if operation == 'weight_gradient' else xla.FORMS
-    for form in forms:
+    for form in _forms(operation):
       fixed[operation, form], per_entry[operation, form] = {}, {}
   for block in BLOCKS:
     for rows in ROWS:
@@ -64,6 +63,11 @@ def main(arguments: list[str]) -> None:
                       date=datetime.date.today().isoformat())
   write_atomically(_OUT.value, text.encode())
   print(f'{_OUT.value}: {len(text):,} bytes, {time.perf_counter() - started:.0f} s')
+
+
+def _forms(operation: str) -> tuple[str, ...]:
+  return {'matmul': xla.FORMS, 'transposed': xla.WALKS,
+          'weight_gradient': xla.GRADIENT_FORMS}[operation]
 
 
 def _sparse(block: int, rows: int) -> dict[tuple[str, str], tuple[float, float]]:
@@ -91,8 +95,7 @@ def _sparse(block: int, rows: int) -> dict[tuple[str, str], tuple[float, float]]
     slope = max((at_high - at_low) / (entries[high] - entries[low]), MIN_MICROSECONDS)
     result[operation, form] = (max(at_low - slope * entries[low], MIN_MICROSECONDS), slope)
   for operation in cost.OPERATIONS:
-    forms = xla.GRADIENT_FORMS if operation == 'weight_gradient' else xla.FORMS
-    for form in forms:
+    for form in _forms(operation):
       # Never asked for at this size: see cost.xla_forms. The table is a full grid all the same.
       result.setdefault((operation, form), (1e9, 1e9))
   return result
@@ -125,7 +128,10 @@ def _problem(side, block, rows, density):
   entries = len(layout.row)
   x, g = (jnp.asarray(rng.standard_normal((rows, side)), jnp.float32) for _ in range(2))
   blocks = jnp.asarray(rng.standard_normal((entries, block, block)), jnp.float32)
-  problem = Problem(rows, (block, block), mask.shape, entries, 'float32', jax.default_backend())
+  ptr, row = np.asarray(layout.ptr), np.asarray(layout.row)
+  frozen = tuple(tuple(map(int, row[start:end])) for start, end in zip(ptr, ptr[1:]))
+  problem = Problem(rows, (block, block), mask.shape, entries, 'float32', jax.default_backend(),
+                    frozen=frozen)
   return problem, (x, g, blocks, layout)
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from sparsejax.kernels.block_sparse import BlockSparse, cost
+from sparsejax.kernels.block_sparse import BlockSparse, cost, xla
 from sparsejax.kernels.block_sparse.backend import Problem
 from sparsejax.paths import Tree, flatten, unflatten
 
@@ -66,7 +66,8 @@ def pack(
     weights: deployed weights, with exact zeros in whole blocks.
     rules: {regex of paths, full match: block size}; each must match a leaf, no leaf two.
     rows: rows of the product, the examples of a batch times positions, that will be run.
-    purpose: 'inference' compares one product, 'training' all three.
+    purpose: 'inference' compares one product, and freezes small patterns (`BlockSparse.freeze`);
+      'training' compares all three.
     input_axes: {regex: leading axes that are inputs}; all but the last axis otherwise, as for Dense
       and Conv. The projections into the heads of an attention have 1, the one out of them 2.
     pad: pads edges that the block size does not divide; without, they are an error.
@@ -97,6 +98,8 @@ def pack(
                                       input_axes=axes.get(path, np.ndim(leaf) - 1), pad=pad)
       except ValueError as error:
         raise ValueError(f'{path}: {error}') from None
+    if purpose == 'inference' and leaf.capacity <= xla.UNROLLED_ENTRIES:
+      leaf = leaf.freeze()
     found = _judge(path, leaf, rows, purpose, force)
     report.append(found)
     leaves[path] = leaf if found.packed else leaf.to_dense()
@@ -107,7 +110,7 @@ def _judge(path: str, weight: BlockSparse, rows: int, purpose: str, force: bool)
   platform = jax.default_backend()
   kind = '' if platform == 'cpu' else jax.devices()[0].device_kind
   problem = Problem(rows, weight.block_size, weight.grid, weight.capacity, weight.dtype.name,
-                    platform, kind)
+                    platform, kind, weight.frozen)
   table = cost.table_for(platform, kind)
   density = weight.density()
   if table is None:

@@ -92,7 +92,7 @@ def block_sparse_matmul(
     return jnp.zeros((*x.shape[:-1], outputs), out_dtype)
   platform, kind = _device.get() or (jax.default_backend(), jax.devices()[0].device_kind)
   problem = Problem(rows.shape[0], weight.block_size, weight.grid, weight.capacity,
-                    x.dtype.name, platform, kind if platform != 'cpu' else '')
+                    x.dtype.name, platform, kind if platform != 'cpu' else '', weight.frozen)
   plan = _plan(problem, implementation, activation, out_dtype)
   (up, across), (b_in, b_out) = weight.grid, weight.block_size
   operands = (_padded(rows, up * b_in), weight.blocks, weight.layout, _padded(bias, across * b_out),
@@ -150,12 +150,15 @@ def _resolve(operation: str, problem: Problem, implementation: str | None) -> st
   if implementation == 'xla':
     return f'xla/{cost.best_form(operation, turned)}'
   name, _, form = implementation.partition('/')
-  if name == 'xla' and form in xla.FORMS:
+  if name == 'xla' and form in xla.WALKS:
     return f'xla/{form.removesuffix("_t") if operation == "weight_gradient" else form}'
+  if name == 'xla' and form == 'unroll' and problem.frozen:
+    return implementation if operation == 'matmul' else f'xla/{cost.best_form(operation, turned)}'
   if form or name not in IMPLEMENTATIONS:
-    forms = ', '.join(f'xla/{form}' for form in xla.FORMS)
+    forms = ', '.join(f'xla/{form}' for form in xla.WALKS)
     raise ValueError(f'implementation={implementation!r} is not known; choose from '
-                     f'{", ".join(IMPLEMENTATIONS)}, {forms} or None')
+                     f'{", ".join(IMPLEMENTATIONS)}, {forms}, xla/unroll for a '
+                     'weight that was frozen (BlockSparse.freeze), or None')
   refusal = _backend(name).refuses(problem)
   if refusal is not None:
     raise ValueError(f'implementation={name!r} cannot run here: {refusal}')
@@ -166,8 +169,7 @@ def _resolve(operation: str, problem: Problem, implementation: str | None) -> st
 def _backend(name: str) -> Backend:
   name, _, form = name.partition('/')
   if name == 'xla':
-    gradient = form.removesuffix('_t')
-    return xla.backend((form if form in xla.FORMS else 'scan',) * 2 + (gradient,))
+    return xla.backend((form, form, form.removesuffix('_t')))
   return importlib.import_module(f'sparsejax.kernels.block_sparse.{name}').BACKEND
 
 

@@ -53,6 +53,7 @@ class Problem(NamedTuple):
     m: rows of x. block: (b_in, b_out). grid: (rows, columns) of blocks. entries: stored blocks.
     dtype: of x and the blocks, by name. platform: 'cpu', 'tpu' or 'gpu'.
     device_kind: what JAX calls the device, such as 'TPU v5e'.
+    frozen: the input rows of each output column where they are static, see `BlockSparse.freeze`.
   """
 
   m: int
@@ -62,11 +63,12 @@ class Problem(NamedTuple):
   dtype: str
   platform: str
   device_kind: str = ''
+  frozen: tuple[tuple[int, ...], ...] | None = None
 
   @property
   def transposed(self) -> Problem:
     """The problem of the product with the transpose."""
-    return self._replace(block=self.block[::-1], grid=self.grid[::-1])
+    return self._replace(block=self.block[::-1], grid=self.grid[::-1], frozen=None)
 
 
 class Backend(NamedTuple):

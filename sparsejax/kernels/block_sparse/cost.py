@@ -129,8 +129,10 @@ def table_for(platform: str, device_kind: str = '') -> Table | None:
 
 
 def xla_forms(operation: str, problem: Problem) -> tuple[str, ...]:
-  """Returns the XLA forms that are worth considering: those whose scratch is bounded."""
-  forms = xla.GRADIENT_FORMS if operation == 'weight_gradient' else xla.FORMS
+  """Returns the XLA forms worth considering: of bounded scratch and bounded compile time."""
+  forms = xla.GRADIENT_FORMS if operation == 'weight_gradient' else xla.WALKS
+  if operation == 'matmul' and problem.frozen and problem.entries <= xla.UNROLLED_ENTRIES:
+    forms += ('unroll',)
   if xla.scratch_bytes(problem) > xla.SCRATCH_BYTES:
     forms = tuple(form for form in forms if not form.startswith('gather'))
   return forms
@@ -142,6 +144,7 @@ def best_form(operation: str, problem: Problem) -> str:
   table = table_for(problem.platform, problem.device_kind)
   if table is None:
     return forms[0]
+  forms = tuple(form for form in forms if (operation, form) in table.fixed)
   return min(forms, key=lambda form: table.sparse_microseconds(operation, form, problem))
 
 

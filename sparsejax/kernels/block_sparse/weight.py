@@ -36,6 +36,7 @@ class BlockSparse(Packed):
     layout: where they are.
     shape: of the kernel it stands for.
     input_axes: how many leading axes of `shape` are contracted with the inputs.
+    frozen: the input rows of each output column, if `freeze` made them part of the program.
     probe: asks autodiff for the norms of the gradient at every block of the grid, see `probe.py`.
   """
 
@@ -44,6 +45,8 @@ class BlockSparse(Packed):
   shape: tuple[int, ...] = struct.field(pytree_node=False)
   input_axes: int = struct.field(pytree_node=False, default=1)
   probe: Probe | None = None
+
+  frozen: tuple[tuple[int, ...], ...] | None = struct.field(pytree_node=False, default=None)
 
   ndim = property(lambda self: len(self.shape))
   dtype = property(lambda self: self.blocks.dtype)
@@ -185,7 +188,22 @@ class BlockSparse(Packed):
     place = place.at[self.layout.row, self.layout.col].min(old)
     source = jnp.where(layout.live, place[layout.row, layout.col], self.capacity)
     blocks = jnp.take(self.blocks, source, axis=0, mode='fill', fill_value=0)
-    return self.replace(blocks=blocks, layout=layout)
+    return self.replace(blocks=blocks, layout=layout, frozen=None)
+
+  def freeze(self) -> BlockSparse:
+    """Returns the weight with its pattern made part of the program, on the host.
+
+    For inference: a small pattern can then be unrolled. Another pattern is another program.
+
+    Raises:
+      ValueError: if there is spare capacity, which only a pattern that changes needs.
+    """
+    ptr, row = np.asarray(self.layout.ptr), np.asarray(self.layout.row)
+    if ptr[-1] != self.capacity:
+      raise ValueError(f'{self} has {self.capacity - ptr[-1]} spare entries; build it without '
+                       'capacity to freeze it')
+    return self.replace(frozen=tuple(tuple(map(int, row[start:end]))
+                                     for start, end in zip(ptr, ptr[1:])))
 
   def merge(self, block_size: int | tuple[int, int]) -> BlockSparse:
     """Returns the same matrix in larger blocks, inner zeros kept, on the host.
@@ -213,15 +231,17 @@ class BlockSparse(Packed):
     live = np.asarray(self.layout.live)
     tensors = {'blocks': np.asarray(self.blocks)[live],
                'pattern': np.packbits(np.asarray(self.mask()))}
-    return tensors, {'shape': list(self.shape), 'input_axes': self.input_axes}
+    return tensors, {'shape': list(self.shape), 'input_axes': self.input_axes,
+                     'frozen': self.frozen is not None}
 
   @classmethod
   def from_tensors(cls, tensors: dict[str, Any], facts: dict[str, Any]) -> BlockSparse:
     """The inverse; fillers are made anew, spare capacity is gone."""
     def mask(grid):
       return np.unpackbits(tensors['pattern'], count=grid[0] * grid[1]).reshape(grid)
-    return cls.from_live_blocks(tensors['blocks'], mask, tuple(facts['shape']),
-                                input_axes=facts['input_axes'])
+    weight = cls.from_live_blocks(tensors['blocks'], mask, tuple(facts['shape']),
+                                  input_axes=facts['input_axes'])
+    return weight.freeze() if facts['frozen'] else weight
 
   def transpose(self) -> BlockSparse:
     """Returns the transposed matrix (outputs, inputs), on the host; a kernel of two axes only."""

@@ -5,7 +5,10 @@
 * `scan`: one block after the other into the output. Memory stays that of the output; best for many
   rows.
 
-Each with activations block-major, (blocks, m, b), or, `_t`, feature-major, (blocks, b, m), which
+* `unroll`: one product per output column, all its blocks at once. Only for a pattern that is part of
+  the program (`BlockSparse.freeze`) and small, as compile time grows with the blocks.
+
+The first two with activations block-major, (blocks, m, b), or, `_t`, feature-major, (blocks, b, m), which
 has longer contiguous rows where m > b and needs the blocks transposed. Which one is fastest depends
 on the shape and the machine: the cost table says (`cost.py`).
 """
@@ -25,8 +28,10 @@ from sparsejax.kernels.block_sparse.layout import Layout
 
 Array = jax.Array
 
-FORMS = ('gather', 'gather_t', 'scan', 'scan_t')
+WALKS = ('gather', 'gather_t', 'scan', 'scan_t')
+FORMS = (*WALKS, 'unroll')
 GRADIENT_FORMS = ('gather', 'scan')
+UNROLLED_ENTRIES = 300           # some seconds of compilation
 SCRATCH_BYTES = 256 * 2**20      # above, `gather` would spend its time in memory
 
 
@@ -38,13 +43,17 @@ def scratch_bytes(problem: Problem) -> int:
 def matmul(x: Array, blocks: Array, layout: Layout, problem: Problem, input_gate: Array | None,
            epilogue: Epilogue, out_dtype: Any, form: str) -> Array:
   """See `Backend.matmul`; `form` is one of `FORMS`."""
-  z = _walk(gated(x, input_gate), blocks, layout.row, layout.col, problem, form)
+  x = gated(x, input_gate)
+  if form == 'unroll':
+    z = _unrolled(x, blocks, problem)
+  else:
+    z = _walk(x, blocks, layout.row, layout.col, problem, form)
   return epilogue(z).astype(out_dtype)
 
 
 def transposed(g: Array, blocks: Array, layout: Layout, problem: Problem, out_dtype: Any,
                form: str) -> Array:
-  """See `Backend.transposed`: the same walk in the permuted order."""
+  """See `Backend.transposed`: the same walk in the permuted order; `form` is one of `WALKS`."""
   order = layout.perm
   blocks = blocks[order].transpose(0, 2, 1)
   return _walk(g, blocks, layout.col[order], layout.row[order], problem.transposed,
@@ -94,6 +103,20 @@ def _walk(x: Array, blocks: Array, source: Array, target: Array, problem: Proble
   if feature_major:
     return y.reshape(columns * b_out, -1).T
   return y.transpose(1, 0, 2).reshape(-1, columns * b_out)
+
+
+def _unrolled(x: Array, blocks: Array, problem: Problem) -> Array:
+  """Returns x @ W, (m, columns * b_out), float32, by one product for each output column."""
+  b_in, b_out = problem.block
+  assert problem.frozen is not None
+  outputs, start = [], 0
+  for rows in problem.frozen:
+    # A filler's zeros are multiplied like any block.
+    inputs = jnp.concatenate([x[:, r * b_in:(r + 1) * b_in] for r in rows], axis=1)
+    column = blocks[start:start + len(rows)].reshape(-1, b_out)
+    outputs.append(jnp.dot(inputs, column, preferred_element_type=jnp.float32))
+    start += len(rows)
+  return jnp.concatenate(outputs, axis=1)
 
 
 def _block_major(x: Array, width: int) -> Array:
