@@ -19,6 +19,7 @@ FORMAT_VERSION = 1
 SIDE = 64                       # wgmma multiplies 64 rows; 64 two-byte numbers fill a swizzled row
 SHARED_BYTES = 232_448          # what one thread block may take, 227 KiB
 SWIZZLE_BYTES = 128
+ALIGNMENT = 1024                # the arrays begin at multiples of it, the barriers between them
 STORE_ROWS = 64                 # rows of one tile on its way out
 STORE_SLOTS = 2                 # such tiles of each warpgroup
 ACCUMULATORS = 192 * 128        # float32 numbers of one warpgroup that leave it registers to work
@@ -76,7 +77,7 @@ def shared_bytes(operation: str, config: Config, problem: Problem) -> int:
     right = tile_of(problem.block[1 if operation == 'matmul' else 0])
   steps = config.stages * (left + right) * config.tile_k * 2
   out = config.warpgroups * STORE_SLOTS * STORE_ROWS * SWIZZLE_BYTES
-  return steps + out + 2 * 8 * config.stages + 4096
+  return steps + out + 2 * 8 * config.stages + ALIGNMENT
 
 
 def why_not(operation: str, config: Config, problem: Problem) -> str | None:
@@ -119,7 +120,7 @@ def heuristic(operation: str, problem: Problem) -> Config:
   """Returns a configuration that fits, by counting tiles: enough of them, and otherwise large ones.
 
   A tile of r rows and c columns reads (r + c) numbers for r c products, so it pays to be large; but
-  each multiprocessor should get two of them at least, and few rows should not be padded much.
+  each multiprocessor should get some of them, and few rows should not be padded much.
   """
   if operation == 'weight_gradient':
     return _gradient_heuristic(problem)
@@ -131,7 +132,7 @@ def heuristic(operation: str, problem: Problem) -> Config:
   for warpgroups, tile_m in choices:
     rows = warpgroups * tile_m
     tiles = -(-problem.m // rows) * columns
-    if tiles >= 2 * multiprocessors(problem.device_kind) and rows <= problem.m:
+    if 2 * tiles >= 3 * multiprocessors(problem.device_kind) and rows <= problem.m:
       break
   else:
     warpgroups, tile_m = (2, 64) if problem.m > SIDE else (1, 64)

@@ -170,7 +170,7 @@ def test_tiles_do_not_change_the_values(config):
 @gradients_simulate
 @pytest.mark.parametrize('config', [
     Config(1, warpgroups=1, stages=2), Config(2, warpgroups=2, stages=2, split=3),
-    Config(1, warpgroups=3, stages=3, tile_k=128),
+    Config(1, warpgroups=3, stages=2, tile_k=128),
 ], ids=str)
 def test_groups_and_cuts_do_not_change_the_gradient(config):
   args = arguments(CORNERS._replace(m=256), jnp.bfloat16, integers=True)
@@ -213,7 +213,8 @@ def test_it_compiles_for_cuda(activation, side, dtype):
   args = arguments(Spec('', m=2000, inputs=4 * side, outputs=3 * side, block=(side, side)), dtype)
   text = lowered(value_and_gradients(product(args, ('bias', 'output_gate'), activation),
                                      args.cotangent), args.x, args.weight.blocks)
-  assert calls(text) == 4 and 'dot_general' not in text
+  # Without an activation, its argument is not needed again.
+  assert calls(text) == (4 if activation else 3) and 'dot_general' not in text
 
 
 def test_a_population_stays_one_kernel_a_product():
