@@ -31,6 +31,7 @@ LANES = 128
 MAX_ROWS = 1024                 # rows of x a tile holds at most
 # What a call may prefetch: scalar memory holds 2**18 words, and the compiler needs some itself.
 INDEX_WORDS = 240_000
+ONE_PASS = (None, 'default', 'fastest', 'bfloat16')
 VMEM_BYTES = 12 * 2**20         # of the 16 MiB that a kernel may take on the smallest generation
 
 
@@ -129,8 +130,7 @@ def _gradient_kernel(row, col, x, g, out):
   @pl.when(pl.program_id(1) == 0)
   def _():
     out[...] = jnp.zeros_like(out)
-  out[...] += lax.dot_general(x[...], g[...], (((0,), (0,)), ((), ())),
-                              preferred_element_type=jnp.float32)
+  out[...] += _dot(x[...], g[...], ((0,), (0,)))
 
 
 def _walk(x, blocks, source, target, order, problem, input_gate, span, epilogue, out_dtype):
@@ -189,8 +189,7 @@ def _walk_kernel(num_prefetched, names, activation, turned, *refs):
     # rounded product is the same.
     left = (left.astype(jnp.float32) * vectors['gate'][...].astype(jnp.float32)).astype(left.dtype)
   contracted = ((1,), (1 if turned else 0,))
-  total[...] += lax.dot_general(left, block[...], (contracted, ((), ())),
-                                preferred_element_type=jnp.float32)
+  total[...] += _dot(left, block[...], contracted)
 
   @pl.when((p == n - 1) | (here != target[jnp.minimum(p + 1, n - 1)]))
   def _():
@@ -201,6 +200,18 @@ def _walk_kernel(num_prefetched, names, activation, turned, *refs):
     if 'output_gate' in vectors:
       z = z * vectors['output_gate'][...]
     y[...] = z.astype(y.dtype)
+
+
+def _dot(left, right, contracted):
+  """Multiplies in the precision that JAX is set to, as far as kernels know it.
+
+  They know one pass of bfloat16 and all of float32; what lies between takes the latter. Products of
+  bfloat16 are exact in one pass.
+  """
+  one_pass = left.dtype == jnp.bfloat16 or jax.config.jax_default_matmul_precision in ONE_PASS
+  precision = lax.Precision.DEFAULT if one_pass else lax.Precision.HIGHEST
+  return lax.dot_general(left, right, (contracted, ((), ())), precision=precision,
+                         preferred_element_type=jnp.float32)
 
 
 def _call(kernel, spec, shape, dtype, operands, problem, name):

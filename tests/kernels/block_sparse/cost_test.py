@@ -108,7 +108,7 @@ def test_forms_whose_scratch_is_unbounded_are_out():
   assert xla.scratch_bytes(large) == 4 * 50 * 10**6 * 80
   assert cost.xla_forms('matmul', large) == ('scan', 'scan_t')
   assert cost.xla_forms('weight_gradient', large) == ('scan',)
-  assert cost.xla_forms('matmul', PROBLEM) == xla.FORMS
+  assert set(cost.xla_forms('matmul', PROBLEM)) == {'gather', 'gather_t', 'scan', 'scan_t'}
 
 
 def test_a_device_without_a_table_goes_by_density():

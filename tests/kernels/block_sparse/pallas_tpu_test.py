@@ -83,6 +83,20 @@ def test_none_on_a_tpu_is_the_kernel():
   assert_kernels_and_no_other_product(text, KERNELS)
 
 
+@pytest.mark.parametrize('dtype, asked, highest', [
+    ('float32', None, False), ('float32', 'bfloat16', False), ('float32', 'high', True),
+    ('float32', 'float32', True), ('bfloat16', 'highest', False)])
+def test_products_take_the_precision_that_jax_is_set_to(dtype, asked, highest):
+  # The compiler refuses 'high', and more than one pass over bfloat16.
+  args = arguments(SMALL, jnp.dtype(dtype))
+  with lowering_for('tpu'), jax.default_matmul_precision(asked):
+    text = str(jax.make_jaxpr(jax.grad(
+        lambda x, w: block_sparse_matmul(x, w, implementation='pallas_tpu').sum(), (0, 1),
+        allow_int=True))(args.x, args.weight))
+  assert text.count('= dot_general') == 3
+  assert text.count('Precision.HIGHEST, Precision.HIGHEST') == (3 if highest else 0)
+
+
 def test_more_rows_than_a_tile_are_cut_and_padded(outcomes, oracle, monkeypatch):
   monkeypatch.setattr(pallas_tpu, 'MAX_ROWS', 16)
   args = arguments(SMALL._replace(m=37), integers=True)
