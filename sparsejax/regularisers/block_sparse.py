@@ -21,8 +21,8 @@ import numpy as np
 from sparsejax.block_grid import (BlockGrid, BlockSize, block_grid, block_pair, recorded_shape,
                                   shape_record)
 from sparsejax.block_patterns import GRAPHS, dealt, graph_pattern
+from sparsejax.kernels.block_sparse import BlockSparse
 from sparsejax.kernels.block_sparse.layout import Layout, capacity_for, layout_of_mask
-from sparsejax.kernels.block_sparse.weight import BlockSparse
 from sparsejax.paths import Tree, flatten, fold, unflatten
 from sparsejax.regulariser import Regulariser
 from sparsejax.regularisers.dynamic_mask import largest
@@ -130,8 +130,9 @@ class Start:
   Called as (key, weights) -> ({path: blocks}, {path: Layout}, records of the shapes); traceable.
   """
 
-  def __init__(self, block_size, layout, density, allocation='uniform', seed=None, rewiring=0.2,
-               rescale=None, input_axes=None, pad=False):
+  def __init__(self, block_size: BlockSize | None, layout: str | Mapping[str, Any],
+               density: Density | None, allocation: str, seed: int | None, rewiring: float,
+               rescale: bool | None, input_axes: int | None, pad: bool):
     by_name = isinstance(layout, str)
     if by_name and layout not in LAYOUTS:
       raise ValueError(f'layout={layout!r} is not known; choose from {", ".join(LAYOUTS)}, or give '
@@ -151,7 +152,8 @@ class Start:
     self.block = None if block_size is None else block_pair(block_size)
     self.layout, self.density, self.allocation = layout, density, allocation
     self.seed, self.rewiring, self.input_axes, self.pad = seed, rewiring, input_axes, pad
-    self.rescale = layout not in ('magnitude', 'given') if rescale is None else rescale
+    trained = by_name and layout in ('magnitude', 'given')
+    self.rescale = not trained if rescale is None else rescale
 
   def __call__(self, key: Array, weights: Tree) -> tuple[dict, dict[str, Layout], Tree]:
     leaves = flatten(weights)

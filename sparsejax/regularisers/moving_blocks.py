@@ -24,9 +24,9 @@ import jax
 import jax.numpy as jnp
 
 from sparsejax.block_grid import BlockSize
+from sparsejax.kernels.block_sparse import BlockSparse
 from sparsejax.kernels.block_sparse.layout import Layout, layout_of_mask
 from sparsejax.kernels.block_sparse.probe import Probe
-from sparsejax.kernels.block_sparse.weight import BlockSparse
 from sparsejax.paths import flatten, fold, unflatten
 from sparsejax.regulariser import (Number, Regulariser, advance_numbers, initial_numbers,
                                    require_fraction)

@@ -115,6 +115,14 @@ def test_stacked_runs_a_method_per_layer():
   assert_same_method(made, wanted)
 
 
+def test_blockwise_shows_a_method_the_blocks():
+  made = build.regulariser(rule(method='blockwise', block_size=(2, 3), regulariser={
+      'method': 'group_lasso', 'strength': 0.3}), 5)
+  wanted = sparsejax.partition(rule=('.*kernel', sparsejax.blockwise(
+      sparsejax.group_lasso(0.3), (2, 3))))
+  assert_same_method(made, wanted)
+
+
 def test_methods_nest():
   made = build.regulariser(rule(method='stacked', layer={
       'method': 'chain', 'outer': {'method': 'l1', 'strength': 0.1},
