@@ -3,7 +3,7 @@
   python -m benchmarks.tune_block_sparse --out=sparsejax/kernels/block_sparse/tables/cpu.json
 
 Some minutes on a quiet machine. For every product, form, block and number of rows, two densities of
-a 1024 x 1024 matrix give a cost per entry and a fixed cost; the dense product is timed at three
+a 1024 x 1024 matrix give a cost per entry and a fixed cost; the dense product is timed at four
 sizes. What the numbers mean: sparsejax/kernels/block_sparse/cost.py.
 """
 
@@ -32,7 +32,7 @@ SIDE = 1024
 BLOCKS = (8, 16, 32, 64, 128)
 ROWS = (1, 8, 32, 128, 512, 2048)
 DENSITIES = (0.05, 0.25)
-SIDES = (256, 1024, 4096)
+SIDES = (64, 256, 1024, 4096)
 MIN_MICROSECONDS = 0.001      # a slope lost in noise must not be negative
 
 
@@ -103,7 +103,7 @@ def _sparse(block: int, rows: int) -> dict[tuple[str, str], tuple[float, float]]
 
 def _dense(side: int, rows: int) -> dict[str, tuple[float, float]]:
   """Returns {operation: (dense weight, blocks scattered first)} in microseconds."""
-  problem, arrays = _problem(side, 64, rows, 0.2)
+  problem, arrays = _problem(side, 16, rows, 0.25)
   x, g, blocks, layout = arrays
   weight = dense.densified(blocks, layout, problem)
   functions = {}
