@@ -40,13 +40,16 @@ def test_values_and_gradients_are_those_of_the_dense_matrix(spec, dtype, impleme
   assert_equal_bits(outcomes(args, implementation), oracle(args), jnp.dtype(dtype))
 
 
-@pytest.mark.slow   # a compilation for each shape, implementation and dtype
-@pytest.mark.parametrize('implementation', IMPLEMENTATIONS)
+@pytest.mark.slow   # a compilation for each shape and implementation
+@pytest.mark.parametrize('implementation', (*IMPLEMENTATIONS, 'xla/unroll'))
 @pytest.mark.parametrize('spec', CORRECTNESS, ids=lambda spec: spec.name)
 def test_values_and_gradients_on_every_shape(spec, implementation, outcomes, oracle):
+  frozen = implementation == 'xla/unroll'
   for dtype in ('float32', 'bfloat16') if implementation in ('xla/scan', 'pallas_tpu') else (
       'float32',):
-    args = arguments(spec, jnp.dtype(dtype), integers=True)
+    args = arguments(spec._replace(spare=0) if frozen else spec, jnp.dtype(dtype), integers=True)
+    if frozen:
+      args = args._replace(weight=args.weight.freeze())
     assert_equal_bits(outcomes(args, implementation), oracle(args), jnp.dtype(dtype))
 
 
