@@ -5,15 +5,17 @@ To add one, write a file with `load(data_dir) -> Dataset` and give it a line in 
 import difflib
 import os
 
-from experiments.datasets import digits, mnist
+from experiments.datasets import digits, mnist, text
 from experiments.datasets.dataset import Dataset, hold_out
 
 __all__ = ['Dataset', 'hold_out', 'load', 'names']
 
 _LOADERS = {
     'digits': digits.load,
+    'embedded_text': text.load_embedded,
     'fashion_mnist': mnist.load_fashion_mnist,
     'mnist': mnist.load_mnist,
+    'tiny_shakespeare': text.load_tiny_shakespeare,
 }
 
 

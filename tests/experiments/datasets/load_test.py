@@ -5,7 +5,8 @@ from experiments import datasets
 
 
 def test_names_are_sorted_and_each_is_a_data_set_of_that_name():
-  assert datasets.names() == ('digits', 'fashion_mnist', 'mnist')
+  assert datasets.names() == ('digits', 'embedded_text', 'fashion_mnist', 'mnist',
+                              'tiny_shakespeare')
   assert datasets.load('digits').name == 'digits'
 
 
@@ -16,11 +17,12 @@ def test_names_are_sorted_and_each_is_a_data_set_of_that_name():
 def test_misspelt_name_suggests_the_nearest(name, near):
   with pytest.raises(ValueError) as caught:
     datasets.load(name)
-  assert str(caught.value) == (f"unknown data set '{name}'; known are digits, fashion_mnist, "
-                               f"mnist; did you mean '{near}'?")
+  assert str(caught.value) == (f"unknown data set '{name}'; known are digits, embedded_text, "
+                               f"fashion_mnist, mnist, tiny_shakespeare; did you mean '{near}'?")
 
 
 def test_a_name_like_none_lists_them_without_a_guess():
   with pytest.raises(ValueError) as caught:
     datasets.load('xyz')
-  assert str(caught.value) == "unknown data set 'xyz'; known are digits, fashion_mnist, mnist"
+  assert str(caught.value) == ("unknown data set 'xyz'; known are digits, embedded_text, "
+                               'fashion_mnist, mnist, tiny_shakespeare')

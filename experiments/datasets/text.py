@@ -1,0 +1,143 @@
+"""Text for character language models: windows of symbols, the label of each is the next symbol.
+
+Tiny Shakespeare is the file of A. Karpathy, 2015, "The unreasonable effectiveness of recurrent
+neural networks"; the first 90 % are for training, as usual, and the last 10 % for testing.
+
+Windows do not overlap, and a network starts each from its zero state: the first symbols of a window
+are guessed without what came before. Figures are therefore slightly worse than those of a network
+that carries its state on through the text.
+"""
+import dataclasses
+import functools
+import hashlib
+import os
+
+import numpy as np
+
+from experiments.datasets import fetch
+
+WINDOW = 64                                # symbols
+TINY_SHAKESPEARE = fetch.RemoteFile(
+    path='tinyshakespeare/input.txt', size=1_115_394,
+    sha256='86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed',
+    urls=('https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/'
+          'input.txt',))
+# W. Shakespeare, Sonnet 18: lines that a few seconds of training can learn.
+VERSES = ('shall i compare thee to a summer day\n', 'thou art more lovely and more temperate\n',
+          'rough winds do shake the darling buds of may\n',
+          'and summer lease hath all too short a date\n')
+VERSES_WINDOW = 16
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Text:
+  """Windows of a text, split into training and test; fields are named as those of `Dataset`.
+
+  Attributes:
+    name: the name it is loaded by.
+    classes: number of symbols; all numbers lie in [0, classes).
+    train_images, test_images: uint8, (N, T), the symbols of each window.
+    train_labels, test_labels: int32, (N, T), the symbol that follows each.
+    class_names: one symbol a class.
+    note: what a reader of a result must know, or ''.
+  Raises: ValueError if an array has another shape or dtype, or a symbol is out of range.
+  """
+  name: str
+  classes: int
+  train_images: np.ndarray
+  train_labels: np.ndarray
+  test_images: np.ndarray
+  test_labels: np.ndarray
+  class_names: tuple[str, ...]
+  note: str = ''
+
+  def __post_init__(self):
+    if len(self.class_names) != self.classes or not 1 <= self.classes <= 256:
+      raise ValueError(f'{self.name}: {len(self.class_names)} symbols named for {self.classes} '
+                       'classes; give one name a class, of 1 to 256')
+    for split in ('train', 'test'):
+      windows, labels = getattr(self, f'{split}_images'), getattr(self, f'{split}_labels')
+      _check_split(f'{self.name}/{split}', windows, labels, self.classes)
+      for field, array in ((f'{split}_images', windows), (f'{split}_labels', labels)):
+        view = array.view()               # the caller's own array keeps its flags
+        view.flags.writeable = False
+        object.__setattr__(self, field, view)
+    if self.train_images.shape[1] != self.test_images.shape[1]:
+      raise ValueError(f'{self.name}: training windows have {self.train_images.shape[1]} symbols, '
+                       f'test windows {self.test_images.shape[1]}; both must have as many')
+
+  @functools.cached_property
+  def hash(self) -> str:
+    """SHA-256, in hex, of the four arrays, as `Dataset.hash`."""
+    digest = hashlib.sha256()
+    for field in ('train_images', 'train_labels', 'test_images', 'test_labels'):
+      array = getattr(self, field)
+      digest.update(f'{field} {array.dtype.name} {",".join(map(str, array.shape))}\n'.encode())
+      digest.update(np.ascontiguousarray(array, array.dtype.newbyteorder('<')).data)
+    return digest.hexdigest()
+
+
+def load_tiny_shakespeare(data_dir: str | os.PathLike | None = None,
+                          window: int = WINDOW) -> Text:
+  """Returns tiny Shakespeare, 65 symbols: 15,685 training and 1,742 test windows of 64 symbols.
+
+  Raises: as `fetch.fetch`.
+  """
+  text = fetch.fetch(TINY_SHAKESPEARE, data_dir).read_text(encoding='ascii')
+  first = len(text) * 9 // 10
+  return from_texts('tiny_shakespeare', text[:first], text[first:], window,
+                    note=f'windows of {window} symbols, each from a zero state')
+
+
+def load_embedded(data_dir: str | os.PathLike | None = None) -> Text:
+  """Returns four verses in random order, over and over: nothing to fetch, seconds to train on.
+
+  300 verses for training and 60 for testing, drawn alike: it shows that learning works, and no
+  generalisation.
+  """
+  del data_dir                             # nothing to fetch
+  order = np.random.PCG64(0).random_raw(360) % len(VERSES)
+  text = [VERSES[i] for i in order]
+  return from_texts('embedded_text', ''.join(text[:300]), ''.join(text[300:]), VERSES_WINDOW,
+                    note='four verses over and over: the test text holds nothing new')
+
+
+def from_texts(name: str, train: str, test: str, window: int, note: str = '') -> Text:
+  """Cuts two texts into windows; symbols are those of both, in the order of their code points.
+
+  What fills no whole window, and the label after it, is left out.
+
+  Raises:
+    ValueError: for a window below 1, a text shorter than one window, or more than 256 symbols.
+  """
+  if window < 1:
+    raise ValueError(f'{name}: window={window} must be at least 1')
+  symbols = sorted(set(train) | set(test))
+  if len(symbols) > 256:
+    raise ValueError(f'{name} has {len(symbols)} symbols; a byte holds 256')
+  index = {symbol: i for i, symbol in enumerate(symbols)}
+  splits: dict[str, np.ndarray] = {}
+  for split, text in (('train', train), ('test', test)):
+    count = (len(text) - 1) // window
+    if count < 1:
+      raise ValueError(f'{name}/{split} has {len(text)} symbols, too few for a window of {window} '
+                       'and the symbol after it')
+    codes = np.array([index[symbol] for symbol in text[:count * window + 1]], np.uint8)
+    splits[f'{split}_images'] = codes[:-1].reshape(count, window)
+    splits[f'{split}_labels'] = codes[1:].reshape(count, window).astype(np.int32)
+  return Text(name=name, classes=len(symbols), class_names=tuple(symbols), note=note,
+              **splits)
+
+
+def _check_split(where: str, windows: np.ndarray, labels: np.ndarray, classes: int) -> None:
+  if windows.dtype != np.uint8 or windows.ndim != 2:
+    raise ValueError(f'{where}: windows are {windows.dtype} {windows.shape}; need uint8 (N, T)')
+  if labels.dtype != np.int32 or labels.shape != windows.shape:
+    raise ValueError(f'{where}: labels are {labels.dtype} {labels.shape}; need int32 '
+                     f'{windows.shape}, one for each symbol')
+  if windows.size == 0:
+    raise ValueError(f'{where}: no symbols; give at least one window')
+  highest, lowest = max(windows.max(), labels.max()), labels.min()
+  if lowest < 0 or highest >= classes:
+    raise ValueError(f'{where}: symbols run from {min(lowest, windows.min())} to {highest}; need '
+                     f'0 to {classes - 1}')
