@@ -20,8 +20,10 @@ import sparsejax
 from experiments.names import known_name, near, require_names
 from experiments.schedules import number
 from sparsejax.models.convnet import ConvNet
+from sparsejax.models.deep_lstm import DeepLSTM
 from sparsejax.models.lenet import MLP, LeNet5Caffe
-from sparsejax.training.fit import Preprocess, Recipe, constant_one
+from sparsejax.training.fit import (Preprocess, Recipe, as_tokens, constant_one, cross_entropy,
+                                    token_cross_entropy)
 
 
 def chain(outer: sparsejax.Regulariser, inner: sparsejax.Regulariser) -> sparsejax.Regulariser:
@@ -64,6 +66,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     'mlp': MLP,
     'lenet_5_caffe': LeNet5Caffe,
     'convnet': ConvNet,
+    'deep_lstm': DeepLSTM,
 }
 INITIALISERS: dict[str, Callable[..., Any]] = {
     'he_normal': he_normal,
@@ -75,7 +78,8 @@ OPTIMISERS = {'adam': optax.adam, 'sgd': optax.sgd}
 FIELDS = ('paper', 'seed', 'dataset', 'training_examples', 'validation_examples', 'batch_size',
           'epochs', 'evaluate_every', 'checkpoint_every', 'ema_decay', 'penalty_weight',
           'preprocess', 'model', 'optimiser', 'regulariser')
-OPTIONAL_FIELDS = ('choose', 'pack', 're_estimate_batch_norm')
+OPTIONAL_FIELDS = ('choose', 'pack', 're_estimate_batch_norm', 'task')
+TASKS = {'classification': cross_entropy, 'language_model': token_cross_entropy}
 
 
 def require_whole(config: ml_collections.ConfigDict) -> None:
@@ -94,12 +98,16 @@ def require_whole(config: ml_collections.ConfigDict) -> None:
   for field in ('seed', 'training_examples', 'validation_examples'):
     if config[field] < 0:
       raise ValueError(f'config.{field}={config[field]} must not be negative')
+  known_name(config.get('task', 'classification'), TASKS, 'config.task')
   if not 0 <= config.ema_decay < 1:
     raise ValueError(f'config.ema_decay={config.ema_decay} must lie in [0, 1); 0 takes no average')
 
 
 def recipe(config: ml_collections.ConfigDict, images: np.ndarray) -> Recipe:
   """Returns the recipe of a run on the training images (n, height, width, channels), uint8.
+
+  With config.preprocess = {'tokens': True} the images are texts (n, T) of symbols, uint8; with
+  config.task = 'language_model' each of their positions has a label.
 
   Raises:
     ValueError: for a name that is not known or a field that nothing reads, with the nearest one.
@@ -109,22 +117,35 @@ def recipe(config: ml_collections.ConfigDict, images: np.ndarray) -> Recipe:
   if steps == 0:
     raise ValueError(f'config.batch_size={config.batch_size} exceeds the {len(images)} training '
                      'examples; lower it')
-  require_names(config.preprocess, ('scale', 'subtract_mean'), 'config.preprocess')
-  mean = np.asarray(images, np.float32).mean(0) if config.preprocess.subtract_mean else 0.0
+  task = config.get('task', 'classification')
   network = model(config.model)
   training_flag = 'train' in inspect.signature(type(network).__call__).parameters
   return Recipe(
       model=network,
       regulariser=regulariser(config.regulariser, steps),
       optimiser=optimiser(config.optimiser, steps),
-      num_terms=len(images),
+      num_terms=len(images) if task == 'classification' else images.size,
       batch_size=config.batch_size,
       penalty_weight=penalty_weight(config.penalty_weight, steps),
       ema_decay=config.ema_decay,
-      preprocess=Preprocess(config.preprocess.scale, mean),
+      preprocess=preprocess(config.preprocess, images),
       train_kwargs={'train': True} if training_flag else {},
       eval_kwargs={'train': False} if training_flag else {},
+      loss=TASKS[task],
   )
+
+
+def preprocess(config: ml_collections.ConfigDict, images: np.ndarray) -> Any:
+  """Returns raw images -> inputs: {'scale': factor, 'subtract_mean': bool}, or {'tokens': True}."""
+  if 'tokens' in config:
+    require_names(config, ('tokens',), 'config.preprocess')
+    if config.tokens is not True:
+      raise ValueError(f'config.preprocess.tokens={config.tokens!r} must be True, for text; images '
+                       'take scale and subtract_mean instead')
+    return as_tokens
+  require_names(config, ('scale', 'subtract_mean'), 'config.preprocess')
+  mean = np.asarray(images, np.float32).mean(0) if config.subtract_mean else 0.0
+  return Preprocess(config.scale, mean)
 
 
 def model(config: ml_collections.ConfigDict) -> nn.Module:

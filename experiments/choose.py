@@ -79,4 +79,4 @@ def _measure(recipe: Recipe, state: TrainState, images: Array, labels: Array):
   logits = logits_of(recipe.model, recipe.preprocess, {'params': weights, **state.collections},
                      images, recipe.eval_kwargs)
   kept = sum(jnp.sum(leaf != 0) for leaf in flatten(densify(weights)).values() if leaf.ndim >= 2)
-  return 100 * jnp.mean(jnp.argmax(logits, axis=1) != labels), kept
+  return 100 * jnp.mean(jnp.argmax(logits, axis=-1) != labels), kept

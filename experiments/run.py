@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import pathlib
 import time
 from typing import Any, NamedTuple
@@ -174,7 +175,8 @@ def measure(config: ml_collections.ConfigDict, config_name: str, recipe: Recipe,
     selected_by += '; batch-norm statistics re-estimated on the training images'
   compacted = compact(recipe.model, variables,
                       example_shape=(1, *data.images.shape[1:]))
-  small, packed = compacted.variables, {}
+  small = compacted.variables
+  packed: dict[str, Any] = {}
   if config.get('pack'):
     small, packed = pack_and_time(config, recipe, compacted, data)
   codec.write(folder / 'parameters.safetensors',
@@ -189,7 +191,9 @@ def measure(config: ml_collections.ConfigDict, config_name: str, recipe: Recipe,
   archive = io.BytesIO()
   np.savez(archive, logits=logits, labels=labels)
   codec.write_atomically(folder / 'test_logits.npz', archive.getvalue())
-  scores = ledger.classification_scores(logits, labels)
+  scores = ledger.classification_scores(*by_label(logits, labels))
+  if config.get('task') == 'language_model':
+    scores['test_bits_per_token'] = scores['test_nll_nats'] / math.log(2)
   inputs = np.asarray(recipe.preprocess(test_images[:TIMED_IMAGES]))
   measured = ledger.measure(recipe.model, variables, compacted.model, small, inputs,
                             folder / 'model.safetensors', apply_kwargs=recipe.eval_kwargs,
@@ -197,7 +201,7 @@ def measure(config: ml_collections.ConfigDict, config_name: str, recipe: Recipe,
   validation_error = None
   if data.watched == 'validation':
     held = predict(variables, jnp.asarray(data.watched_images))
-    validation_error = ledger.error_percent(np.asarray(held), data.watched_labels)
+    validation_error = ledger.error_percent(*by_label(np.asarray(held), data.watched_labels))
   # Zeros that the compact network still holds make no product smaller: a mask is all there is.
   masked = any(np.any(leaf == 0) for leaf in flatten(small['params']).values()
                if leaf.ndim >= 2 and not is_structured(leaf))
@@ -214,6 +218,11 @@ def measure(config: ml_collections.ConfigDict, config_name: str, recipe: Recipe,
       'validation_error_percent': validation_error,
       'selected_by': selected_by,
   })
+
+
+def by_label(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Returns one row of logits a label; sequences with labels at each position are joined."""
+  return logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)
 
 
 def pack_and_time(config: ml_collections.ConfigDict, recipe: Recipe, compacted: Any,

@@ -27,7 +27,8 @@ CORE = ('sparsejax.training.fit', 'sparsejax.training.loop', 'sparsejax.training
 # experiments.schedules those of the schedules that the config names, and what these use.
 PARTS = {
     'experiments.run': ('load',),
-    'experiments.build': ('recipe', 'initialiser', 'he_normal', 'penalty_weight', 'optimiser'),
+    'experiments.build': ('recipe', 'preprocess', 'initialiser', 'he_normal', 'penalty_weight',
+                          'optimiser'),
 }
 SCHEDULES = 'experiments.schedules'
 SCHEDULES_USE = {       # schedule: (modules, other definitions of experiments.schedules)

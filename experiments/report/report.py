@@ -19,6 +19,9 @@ PLOTS_FOLDER = 'plots'
 DATASET_NOTES = {
     'digits': 'digits: the split into training and test set is our own, not a published one; both '
               'share writers, so errors are lower than on new writers.',
+    'tiny_shakespeare': 'tiny_shakespeare: the network starts each window of the text from a zero '
+                        'state, so that its bits per character are a little more than with a state '
+                        'carried on.',
 }
 
 
@@ -101,7 +104,11 @@ def summary(run: Run) -> str:
   ledger = run.ledger
   def mark(*keys):
     return ' (simulated)' if set(keys) & set(ledger['simulated']) else ''
-  return (f'**Test error {ledger["test_error_percent"]:.2f} %{mark("test_error_percent")} with '
+  bits = ''
+  if 'test_bits_per_token' in ledger:
+    bits = f', {ledger["test_bits_per_token"]:.3f} bits per token,'
+  return (f'**Test error {ledger["test_error_percent"]:.2f} %{mark("test_error_percent")}{bits} '
+          'with '
           f'{ledger["weights_kept"]:,} of {ledger["weights_total"]:,} weights '
           f'({ledger["compression_weights"]:.1f}x fewer kernel entries than the dense network'
           f'{mark("weights_kept", "compression_weights")}), in a file of '

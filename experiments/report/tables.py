@@ -17,11 +17,14 @@ def quality(ledger: Ledger) -> str:
       ('validation_error_percent', 'validation error', '{:.2f} %',
        f'selected by: {ledger["selected_by"]}'),
       ('test_error_percent', 'test error', '{:.2f} %', 'deployed network'),
-      ('test_nll_nats', 'test NLL', '{:.4f} nats', 'mean per example'),
+      ('test_nll_nats', 'test NLL', '{:.4f} nats', 'mean per label'),
       ('test_expected_calibration_error_percent', 'test calibration error (ECE)', '{:.2f} %',
        '15 equal-width bins'),
       ('test_brier', 'test Brier score', '{:.4f}', 'mean squared distance to the label, 0 to 2'),
   ]
+  if 'test_bits_per_token' in ledger:
+    rows.append(('test_bits_per_token', 'test bits per token', '{:.4f} bits',
+                 'NLL / ln 2; a token is a character or a word'))
   def value(key, form):
     return NOT_MEASURED if ledger[key] is None else _marked(ledger, key, form.format(ledger[key]))
   return table(('measure', 'value', 'meaning'),

@@ -136,6 +136,11 @@ def _contradictions(ledger: Mapping[str, Any]) -> list[str]:
                     "give 'raw' or 'ema'")
   problems += [f'simulated names {key!r}, which is no ledger key; give names out of KEYS'
                for key in ledger['simulated'] if key not in KEYS]
+  bits = ledger.get('test_bits_per_token')
+  if bits is not None and not math.isclose(bits * math.log(2), ledger['test_nll_nats'],
+                                           rel_tol=ROUNDING):
+    problems.append(f'test_bits_per_token is {bits} but test_nll_nats is '
+                    f'{ledger["test_nll_nats"]}; give test_nll_nats / ln 2')
   for ratio, (above, below) in RATIOS.items():
     if not math.isclose(ledger[ratio] * ledger[below], ledger[above], rel_tol=ROUNDING):
       problems.append(f'{ratio} is {ledger[ratio]} but {above} / {below} is {ledger[above]} / '

@@ -40,7 +40,8 @@ def measure(model: nn.Module, variables: dict[str, Any], compact_model: nn.Modul
     model, variables: the deployed dense network; {'params': ..., 'batch_stats': ...}.
     compact_model, compact_variables: the same function in a smaller network, whose weights may be
       packed.
-    example_images: (n, ...) float32; all of them are compared, and repeated to fill a batch of 128.
+    example_images: (n, ...) float32, or int32 for a network that reads the tokens of a text; all of
+      them are compared, and repeated to fill a batch of 128.
     file_path: the file to write; its folder must exist.
     apply_kwargs: further arguments of both `apply`, such as {'train': False}.
     file_provenance: written into the file.
@@ -48,9 +49,9 @@ def measure(model: nn.Module, variables: dict[str, Any], compact_model: nn.Modul
   Raises: ValueError if no weight is left, or outputs are not finite or differ in shape.
   """
   images = np.asarray(example_images)
-  if images.dtype != np.float32 or images.ndim < 2 or not len(images):
+  if images.dtype not in (np.float32, np.int32) or images.ndim < 2 or not len(images):
     raise ValueError(f'example_images is {images.dtype} of shape {images.shape}; pass a float32 '
-                     'batch (n, ...) with n at least 1')
+                     'batch (n, ...) with n at least 1, or one of int32 tokens')
   apply_kwargs = dict(apply_kwargs or {})
   bytes_file = codec.write(file_path, compact_variables, **(file_provenance or {}))
   stored = codec.read(file_path)

@@ -54,7 +54,10 @@ _QUALITY = {
         float, 'error on the validation set, percent; null where nothing was held out', True),
     'selected_by': Key(str, 'what chose this network among its epochs or siblings'),
     'test_error_percent': Key(float, 'error of the deployed network on the test set, percent'),
-    'test_nll_nats': Key(float, 'mean negative log-likelihood, nats per test example'),
+    'test_nll_nats': Key(
+        float, 'mean negative log-likelihood, nats per label: of a test example, or of its tokens'),
+    'test_bits_per_token': Key(
+        float, 'test_nll_nats / ln 2 of a language model: bits per character or word', added=True),
     'test_expected_calibration_error_percent': Key(float, '15 equal-width bins, percent'),
     'test_brier': Key(float, 'mean squared distance to the one-hot label, 0 to 2'),
 }

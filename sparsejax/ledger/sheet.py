@@ -42,10 +42,12 @@ def _quality(ledger):
       ('validation_error_percent', 'validation error', '{:.2f} %',
        f'selected by {ledger["selected_by"]}'),
       ('test_error_percent', 'test error', '{:.2f} %', 'deployed network'),
-      ('test_nll_nats', 'test NLL', '{:.4f} nats', 'mean per example'),
+      ('test_nll_nats', 'test NLL', '{:.4f} nats', 'mean per label'),
       ('test_expected_calibration_error_percent', 'test ECE', '{:.2f} %', '15 equal-width bins'),
       ('test_brier', 'test Brier score', '{:.4f}', '0 to 2'),
   )
+  if 'test_bits_per_token' in ledger:
+    rows += (('test_bits_per_token', 'test bits per token', '{:.4f} bits', 'NLL / ln 2'),)
   for key, name, form, meaning in rows:
     value = 'none held out' if ledger[key] is None else form.format(ledger[key])
     sheet.add_row(_label(ledger, key, name), value, escape(meaning))

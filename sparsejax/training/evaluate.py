@@ -26,7 +26,10 @@ def deployed_weights(recipe: Recipe, state: TrainState) -> Tree:
 
 def logits_of(model: Any, preprocess: Callable[..., Array], variables: Mapping[str, Any],
               images: Array, kwargs: Mapping[str, Any]) -> Array:
-  """Returns float32 logits (n, classes), computed `EVALUATION_BATCH` images at a time."""
+  """Returns float32 logits, (n, classes) or (n, T, classes) for sequences with T labels.
+
+  `EVALUATION_BATCH` examples are computed at a time.
+  """
   def predict(batch):
     return apply(model, variables, preprocess(batch), **kwargs).astype(jnp.float32)
   whole = images.shape[0] // EVALUATION_BATCH * EVALUATION_BATCH
@@ -34,7 +37,7 @@ def logits_of(model: Any, preprocess: Callable[..., Array], variables: Mapping[s
   if whole:
     chunks = images[:whole].reshape(-1, EVALUATION_BATCH, *images.shape[1:])
     logits = jax.lax.map(predict, chunks)
-    parts.append(logits.reshape(whole, -1))
+    parts.append(logits.reshape(whole, *logits.shape[2:]))
   if whole < images.shape[0]:
     parts.append(predict(images[whole:]))
   return jnp.concatenate(parts)
@@ -61,12 +64,12 @@ def jit_summary(recipe: Recipe) -> Callable[[TrainState, Array, Array], dict[str
     weights = deployed_weights(recipe, state)
     variables = {'params': weights, **state.collections}
     logits = logits_of(recipe.model, recipe.preprocess, variables, images, recipe.eval_kwargs)
-    chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)
+    chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=-1)
     kernels = {path: leaf for path, leaf in flatten(densify(weights)).items() if leaf.ndim >= 2}
     kept = {path: jnp.sum(leaf != 0) for path, leaf in kernels.items()}
     total = sum(leaf.size for leaf in kernels.values())
     return {
-        'error_percent': 100 * jnp.mean(jnp.argmax(logits, axis=1) != labels),
+        'error_percent': 100 * jnp.mean(jnp.argmax(logits, axis=-1) != labels),
         'nll_nats': -jnp.mean(chosen),
         'penalty_nats': recipe.regulariser.penalty(state.params, state.method_state),
         'density': sum(kept.values()) / total,

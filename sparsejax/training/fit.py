@@ -37,6 +37,21 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
   return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
+def token_cross_entropy(logits: Array, labels: Array) -> Array:
+  """Returns -log p(label) in nats a token, the mean over each sequence's positions, (n,).
+
+  Args:
+    logits: float32, (n, T, symbols). labels: int32, (n, T): the next symbol at each position.
+  """
+  chex.assert_rank(labels, 2)
+  return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(axis=1)
+
+
+def as_tokens(tokens: Array) -> Array:
+  """The preprocessing of text: symbols stored as uint8 become int32 indices."""
+  return tokens.astype(jnp.int32)
+
+
 class Preprocess(NamedTuple):
   """Turns raw images into the network's inputs: (images - mean) * scale, in float32.
 
@@ -62,8 +77,8 @@ class Recipe(NamedTuple):
     model: a Flax module, called as model(inputs, **train_kwargs) and returning logits.
     regulariser: the method, or a partition of methods.
     optimiser: an optax transformation of the regulariser's params.
-    num_terms: terms the mean NLL averages over in one epoch (training examples); the penalty, in
-      nats for the data set, is divided by it.
+    num_terms: terms the mean NLL averages over in one epoch (training examples; the tokens of a
+      language model); the penalty, in nats for the data set, is divided by it.
     batch_size: examples per step.
     penalty_weight: step -> factor of the penalty, the KL warm-up of variational methods.
     ema_decay: decay of an average of the params used for evaluation (bias-corrected); 0 for none.

@@ -11,6 +11,7 @@ from experiments import build
 from experiments.configs.digits import l0_mlp
 from sparsejax.models.convnet import ConvNet
 from sparsejax.models.lenet import MLP
+from sparsejax.training import fit
 
 IMAGES = np.arange(120 * 16, dtype=np.uint8).reshape(120, 4, 4, 1)
 
@@ -44,6 +45,29 @@ def test_the_recipe_holds_what_the_config_says():
   assert recipe.train_kwargs == {} and recipe.eval_kwargs == {}
   wanted = (IMAGES[:2].astype(np.float64) - IMAGES.astype(np.float64).mean(0)) * 0.5
   np.testing.assert_allclose(recipe.preprocess(jnp.asarray(IMAGES[:2])), wanted, atol=1e-4)
+
+
+def test_a_language_model_reads_tokens_and_counts_them():
+  made = config(preprocess={'tokens': True})
+  assert build.recipe(made, IMAGES[..., 0, 0]).num_terms == 120    # a label for each text
+  made.task = 'language_model'
+  recipe = build.recipe(made, IMAGES[..., 0, 0])
+  assert recipe.num_terms == 120 * 4                               # a label for each token
+  assert recipe.loss is fit.token_cross_entropy and recipe.preprocess is fit.as_tokens
+
+
+@pytest.mark.parametrize('changes, message', [
+    ({'preprocess': {'tokens': False}}, 'config.preprocess.tokens=False must be True'),
+    ({'preprocess': {'tokens': True, 'scale': 1.0}}, 'config.preprocess needs the fields tokens'),
+    ({'task': 'language_modl'}, "config.task='language_modl' is unknown; did you mean "
+                                "'language_model'"),
+])
+def test_a_task_that_makes_no_sense_is_refused(changes, message):
+  made = config()
+  with made.unlocked():
+    for name, value in changes.items():
+      made[name] = ml_collections.ConfigDict(value) if isinstance(value, dict) else value
+  assert message in refusal(made)
 
 
 def test_a_model_with_a_train_flag_is_given_it():

@@ -81,6 +81,7 @@ def test_rows_are_checked(whole):
     ({'compression_bytes': 99.0}, r'compression_bytes is 99.0 but bytes_float32 / bytes_file'),
     ({'parameters_compact': 1}, r'compression_parameters is .* 91 / 1'),
     ({'ms_dense_batch1_lower_quartile': 1e9}, 'ms_dense_batch1 and its quartiles are out of order'),
+    ({'test_bits_per_token': 99.0}, 'test_bits_per_token is 99.0 but test_nll_nats is'),
     ({'layers': []}, 'weights_kept is 37 but its layers sum to 0'),
 ])
 def test_contradictions_are_named(whole, change, message):

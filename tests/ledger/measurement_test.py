@@ -80,7 +80,7 @@ def test_each_batch_has_its_size_and_weights_are_arguments(pair, tmp_path, monke
 
 
 @pytest.mark.parametrize('images', [np.zeros((2, 6, 6, 1)), np.zeros((0, 6, 6, 1), np.float32),
-                                    np.zeros(3, np.float32)])
+                                    np.zeros(3, np.float32), np.zeros((2, 6, 6, 1), np.uint8)])
 def test_images_must_be_a_float32_batch(pair, tmp_path, images):
   with pytest.raises(ValueError, match='example_images is'):
     ledger.measure(*pair[:4], images, tmp_path / 'net', apply_kwargs={'train': False})
@@ -102,3 +102,21 @@ def test_relative_difference_by_hand_and_its_refusals():
     measurement.relative_difference(dense, dense * np.nan)
   with pytest.raises(ValueError, match='all dense logits are 0'):
     measurement.relative_difference(dense * 0, dense)
+
+
+class Bigram(nn.Module):
+  """Logits of the next of four symbols, from a table alone; (n, T) -> (n, T, 4)."""
+
+  @nn.compact
+  def __call__(self, tokens):
+    return nn.Dense(4, name='head')(nn.Embed(4, 3, name='table')(tokens))
+
+
+def test_a_network_that_reads_tokens_is_measured(tmp_path):
+  tokens = np.arange(12, dtype=np.int32).reshape(2, 6) % 4
+  model = Bigram()
+  variables = jax.tree.map(np.asarray, model.init(jax.random.key(0), tokens))
+  found = ledger.measure(model, variables, model, variables, tokens, tmp_path / 'net', repeats=2,
+                         warmup=1)
+  assert found['compact_relative_difference'] == 0
+  assert found['flops_dense'] == 2 * 6 * 3 * 4          # six positions; a look-up is free

@@ -1,5 +1,6 @@
 """The sheet says every number with its unit, every ratio with its denominator."""
 import io
+import math
 
 import pytest
 from rich.console import Console
@@ -22,6 +23,12 @@ def test_the_sheet_shows_the_numbers(whole):
                 whole['device']):
     assert piece in text, piece
   assert 'simulated' not in text
+
+
+def test_bits_stand_in_the_sheet_of_a_language_model(whole):
+  assert 'bits' not in shown(whole)
+  bits = whole['test_nll_nats'] / math.log(2)
+  assert f'{bits:.4f} bits' in shown(whole | {'test_bits_per_token': bits})
 
 
 def test_every_ratio_stands_in_one_line_with_its_denominator(whole):

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 
 import sparsejax
 from sparsejax.models.lenet import MLP
@@ -66,3 +67,29 @@ def test_blocks_are_counted_by_their_entries():
   labels = np.zeros(2, np.int32)
   numbers = evaluate.host_numbers(evaluate.jit_summary(recipe)(state, images, labels))
   assert numbers['density'] == numbers['density/head/kernel'] == 0.5     # 2 of 4 rows
+
+
+class Bigram(nn.Module):
+  """Logits of the next of four symbols, from a table alone; (n, T) -> (n, T, 4)."""
+
+  @nn.compact
+  def __call__(self, tokens):
+    return nn.Embed(4, 4, name='table')(tokens)
+
+
+@pytest.mark.parametrize('count', [3, evaluate.EVALUATION_BATCH + 2])
+def test_sequences_keep_their_positions(count):
+  recipe = fit.Recipe(Bigram(), sparsejax.partition(), optax.sgd(0.1), 100, 10,
+                      preprocess=fit.as_tokens, loss=fit.token_cross_entropy)
+  rng = np.random.default_rng(count)
+  tokens, labels = rng.integers(0, 4, (2, count, 5))
+  tokens, labels = tokens.astype(np.uint8), labels.astype(np.int32)
+  state = fit.start(recipe, jax.random.key(0), tokens)
+  table = np.asarray(state.params['free']['table']['embedding'], np.float64)
+  logits = evaluate.jit_logits(recipe)({'params': evaluate.deployed_weights(recipe, state)}, tokens)
+  np.testing.assert_array_equal(logits, table[tokens])
+  numbers = evaluate.host_numbers(evaluate.jit_summary(recipe)(state, tokens, labels))
+  log_p = table - np.log(np.exp(table).sum(1, keepdims=True))
+  assert numbers['nll_nats'] == pytest.approx(-log_p[tokens, labels].mean(), rel=1e-5)
+  wrong = table.argmax(1)[tokens] != labels
+  assert numbers['error_percent'] == pytest.approx(100 * wrong.mean(), rel=1e-5)

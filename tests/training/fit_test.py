@@ -283,3 +283,17 @@ def test_dropout_trains_with_new_noise_each_step_and_none_in_evaluation(tiny_dat
     state, loss = epoch(state, images, labels)
     losses.append(float(loss.mean()))
   assert np.mean(losses[-3:]) < 0.6 * losses[0]
+
+
+def test_the_loss_of_a_text_is_the_mean_over_its_tokens():
+  rng = np.random.default_rng(3)
+  logits = rng.standard_normal((2, 5, 4)).astype(np.float32)
+  labels = rng.integers(0, 4, (2, 5)).astype(np.int32)
+  wide = logits.astype(np.float64)
+  log_p = wide - np.log(np.exp(wide).sum(-1, keepdims=True))
+  wanted = [-np.mean([log_p[n, t, labels[n, t]] for t in range(5)]) for n in range(2)]
+  np.testing.assert_allclose(fit.token_cross_entropy(logits, labels), wanted, rtol=FLOAT32)
+  with pytest.raises(AssertionError):
+    fit.token_cross_entropy(logits[:, 0], labels[:, 0])
+  tokens = fit.as_tokens(jnp.asarray([[0, 255]], jnp.uint8))
+  assert tokens.dtype == jnp.int32 and tokens.tolist() == [[0, 255]]
