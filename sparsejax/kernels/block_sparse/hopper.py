@@ -22,7 +22,8 @@ SWIZZLE_BYTES = 128
 ALIGNMENT = 1024                # the arrays begin at multiples of it, the barriers between them
 STORE_ROWS = 64                 # rows of one tile on its way out
 STORE_SLOTS = 2                 # such tiles of each warpgroup
-ACCUMULATORS = 192 * 128        # float32 numbers of one warpgroup that leave it registers to work
+# Float32 sums of one warpgroup, by how many multiply: with more, ptxas spills (CUDA 13, sm_90a).
+ACCUMULATORS = {1: 192 * 128, 2: 192 * 128, 3: 192 * 64}
 REGISTERS = 512                 # of one thread's share, if a multiprocessor ran one warpgroup
 PRODUCER_REGISTERS = 40
 CACHE_BYTES = 24 * 2**20        # rows of x that walk together take at most half of the L2 cache
@@ -94,8 +95,7 @@ def why_not(operation: str, config: Config, problem: Problem) -> str | None:
       return f'tile_m={config.tile_m} must be a multiple of {SIDE}'
   if config.tile_k % SIDE or depth % config.tile_k:
     return f'tile_k={config.tile_k} must be a multiple of {SIDE} that divides {depth}'
-  if rows * columns > ACCUMULATORS or config.warpgroups > 3 or (
-      config.warpgroups == 3 and rows * columns > 128 * 128):
+  if config.warpgroups not in ACCUMULATORS or rows * columns > ACCUMULATORS[config.warpgroups]:
     return (f'{config.warpgroups} warpgroups that hold {rows} x {columns} float32 sums each do not '
             'fit into the registers')
   needed = shared_bytes(operation, config, problem)

@@ -42,8 +42,13 @@ def simulated(params: Any) -> Iterator[None]:
     _simulator.reset(token)
 
 
-def kernel(body: Callable, out_type: Any, programs: int, workers: int,
-           scratch: list[Any]) -> Callable:
+def simulator() -> Any:
+  """Returns the parameters of the simulator that kernels run in; None for the device."""
+  return _simulator.get()
+
+
+def kernel(body: Callable, out_type: Any, programs: int, workers: int, scratch: list[Any],
+           simulator: Any) -> Callable:
   """Returns a kernel of `programs` thread blocks of `workers` multiplying warpgroups and a loader.
 
   Args:
@@ -52,7 +57,7 @@ def kernel(body: Callable, out_type: Any, programs: int, workers: int,
   return plgpu.kernel(
       body, out_type=out_type, scratch_types=scratch, grid=(programs,),
       grid_names=('multiprocessor',), num_threads=workers + 1, thread_name='warpgroup',
-      interpret=_simulator.get(), compiler_params=plgpu.CompilerParams(
+      interpret=simulator, compiler_params=plgpu.CompilerParams(
           lowering_semantics=plgpu.LoweringSemantics.Warpgroup))
 
 
@@ -140,12 +145,12 @@ def store(values: Array, finish: Callable, smem: Any, worker: Array, out: Any, r
                             out.at[pl.ds(row + i, height), pl.ds(column + j, width)])
 
 
-def read(ref: Any, index: Any) -> Array:
+def read(ref: Any, index: Any, simulator: Any) -> Array:
   """Loads part of a vector from device memory into whatever registers its use asks for."""
   load: Any = plgpu.load
   if not OLD_LOAD:
     return load(ref.at[index], optimized=False)
-  if _simulator.get() is not None:
+  if simulator is not None:
     return ref[index]
   return load(ref, (index,), optimized=False)
 

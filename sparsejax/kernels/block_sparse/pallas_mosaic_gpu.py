@@ -15,6 +15,7 @@ kernels has not been measured (`benchmarks/hopper_block_sparse.py` is what measu
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -39,21 +40,25 @@ def matmul(x: Array, blocks: Array, layout: Layout, problem: Problem, input_gate
            epilogue: Epilogue, out_dtype: Any, config: Config | None = None) -> Array:
   """See `Backend.matmul`; `config` replaces the default tiles."""
   config = _checked('matmul', config, problem)
-  return _walk(gated(x, input_gate), blocks, layout.row, None, layout.ptr, epilogue, out_dtype,
-               problem, config)
+  return _walk(gated(x, input_gate), blocks, layout.row, None, layout.ptr, epilogue.bias,
+               epilogue.output_gate, epilogue.activation, jnp.dtype(out_dtype), problem, config,
+               ring.simulator())
 
 
 def transposed(g: Array, blocks: Array, layout: Layout, problem: Problem, out_dtype: Any,
                config: Config | None = None) -> Array:
   """See `Backend.transposed`; rows without blocks get zeros."""
   config = _checked('transposed', config, problem)
-  return _walk(g, blocks, layout.col, layout.perm, layout.row_ptr, Epilogue(), out_dtype,
-               problem.transposed, config)
+  return _walk(g, blocks, layout.col, layout.perm, layout.row_ptr, None, None, None,
+               jnp.dtype(out_dtype), problem.transposed, config, ring.simulator())
 
 
+# Jitted, so that layers of one shape are traced and lowered once.
+@functools.partial(jax.jit, static_argnums=(7, 8, 9, 10, 11))
 def _walk(x: Array, blocks: Array, source: Array, order: Array | None, ptr: Array,
-          epilogue: Epilogue, out_dtype: Any, problem: Problem, config: Config) -> Array:
-  """Returns epilogue(x @ W), W (inputs, outputs) as `problem` says.
+          bias: Array | None, output_gate: Array | None, activation_name: str | None,
+          out_dtype: Any, problem: Problem, config: Config, simulator: Any) -> Array:
+  """Returns activation(x @ W + bias) * output_gate, W (inputs, outputs) as `problem` says.
 
   Args:
     source: block of inputs of each entry. order: the entry at each position of the walk, whose
@@ -72,8 +77,8 @@ def _walk(x: Array, blocks: Array, source: Array, order: Array | None, ptr: Arra
   group = min(config.row_group, row_tiles)
   last = source.shape[0] - 1
   ranked = _ranked(ptr, config.balanced)
-  extras = [a.astype(jnp.float32) for a in (epilogue.bias, epilogue.output_gate) if a is not None]
-  activation = _activation(epilogue.activation)
+  extras = [a.astype(jnp.float32) for a in (bias, output_gate) if a is not None]
+  activation = _activation(activation_name)
   store_n = ring.store_columns(out_dtype)
 
   def place(unit):
@@ -140,12 +145,12 @@ def _walk(x: Array, blocks: Array, source: Array, order: Array | None, ptr: Arra
 
         def finish(values, column):
           at = pl.ds(target * b_n + part * tile_n + column, store_n)
-          vectors = [lax.broadcast_in_dim(ring.read(ref, at), values.shape, (1,))
+          vectors = [lax.broadcast_in_dim(ring.read(ref, at, simulator), values.shape, (1,))
                      for ref in extra_refs]
-          if epilogue.bias is not None:
+          if bias is not None:
             values = values + vectors[0]
           values = activation(values)
-          return values if epilogue.output_gate is None else values * vectors[-1]
+          return values if output_gate is None else values * vectors[-1]
         ring.store(sums, finish, y_smem, worker, y_ref, i * rows + worker * tile_m,
                target * b_n + part * tile_n)
         return step
@@ -160,7 +165,7 @@ def _walk(x: Array, blocks: Array, source: Array, order: Array | None, ptr: Arra
        ring.shared((stages, *((tile_n, tile_k) if turned else (tile_k, tile_n))), x.dtype),
        ring.shared((workers, hopper.STORE_SLOTS, hopper.STORE_ROWS, store_n), out_dtype),
        plgpu.Barrier(num_arrivals=2, num_barriers=stages),
-       plgpu.Barrier(num_arrivals=workers, num_barriers=stages)],
+       plgpu.Barrier(num_arrivals=workers, num_barriers=stages)], simulator,
   )(x, blocks.reshape(-1, blocks.shape[-1]), source, *([order] if turned else []), ranked, *extras)
   return y[:m]
 
@@ -169,6 +174,12 @@ def weight_gradient(x: Array, g: Array, layout: Layout, problem: Problem,
                     config: Config | None = None) -> Array:
   """See `Backend.weight_gradient`; what it leaves at padding was never written."""
   config = _checked('weight_gradient', config, problem)
+  return _weight_gradient(x, g, layout.row, layout.ptr, problem, config, ring.simulator())
+
+
+@functools.partial(jax.jit, static_argnums=(4, 5, 6))
+def _weight_gradient(x: Array, g: Array, row: Array, ptr: Array, problem: Problem, config: Config,
+                     simulator: Any) -> Array:
   b_in, b_out = problem.block
   tile_k, stages, workers, stacked = (config.tile_k, config.stages, config.warpgroups,
                                       config.tile_m)
@@ -177,7 +188,7 @@ def weight_gradient(x: Array, g: Array, layout: Layout, problem: Problem,
   x, g = _padded_rows(x, tile_k), _padded_rows(g, tile_k)
   steps = x.shape[0] // tile_k
   split = min(config.split, steps)
-  groups, counts = _groups(layout.ptr, problem, workers * stacked)
+  groups, counts = _groups(ptr, problem, workers * stacked)
   most = groups.shape[1] * down * across * split
   programs = min(hopper.multiprocessors(problem.device_kind), most)
   n = problem.entries
@@ -252,8 +263,8 @@ def weight_gradient(x: Array, g: Array, layout: Layout, problem: Problem,
        ring.shared((workers, hopper.STORE_SLOTS, hopper.STORE_ROWS,
                     ring.store_columns(jnp.float32)), jnp.float32),
        plgpu.Barrier(num_arrivals=workers * stacked + 1, num_barriers=stages),
-       plgpu.Barrier(num_arrivals=workers, num_barriers=stages)],
-  )(x, g, layout.row, groups, counts)
+       plgpu.Barrier(num_arrivals=workers, num_barriers=stages)], simulator,
+  )(x, g, row, groups, counts)
   out = out.reshape(split, n, b_in, b_out)
   return out[0] if split == 1 else out.sum(axis=0)
 
