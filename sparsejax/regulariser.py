@@ -31,7 +31,7 @@ import numpy as np
 from flax import core
 from flax.core import meta
 
-from sparsejax.paths import Tree, flatten, fold, unflatten
+from sparsejax.paths import Tree, flatten, fold, map_leaves, unflatten
 from sparsejax.structured import is_structured
 
 Array = jax.Array
@@ -184,7 +184,9 @@ def partition(**rules: tuple[str, Regulariser]) -> Regulariser:
 
   def init(key, weights):
     # Boxes of Flax's own (nn.Partitioned) carry names of axes, which no method needs.
-    parts = split(meta.unbox(core.unfreeze(weights)))
+    # Flax's own boxes, such as nn.Partitioned, are opened; packed weights are weights.
+    parts = split(map_leaves(lambda path, leaf: leaf if is_structured(leaf) else meta.unbox(leaf),
+                             core.unfreeze(weights)))
     params = {FREE: parts[FREE]} if parts[FREE] else {}
     state = {}
     for name, method in methods.items():

@@ -200,3 +200,13 @@ def test_packed_weights_that_do_not_fit_are_refused_by_name():
       ({'block_size': None, 'layout': 'given'}, 'has 1 input axes, not 2; pass input_axes=1')):
     with pytest.raises(ValueError, match=message):
       sparsejax.block_sparse(**options).init(KEY, packed)
+
+
+def test_packed_weights_pass_through_a_partition():
+  weights = {'a': {'kernel': sparsejax.BlockSparse.from_dense(np.ones((16, 16), 'f'), 8,
+                                                              density=0.5)},
+             'b': {'bias': jnp.zeros(16)}}
+  rule = sparsejax.partition(a=('a/kernel', sparsejax.block_sparse(None, layout='given')))
+  params, state = rule.init(jax.random.key(0), weights)
+  back = rule.weights(params, state)
+  np.testing.assert_array_equal(back['a']['kernel'].to_dense(), weights['a']['kernel'].to_dense())
