@@ -11,6 +11,7 @@ import experiments
 from experiments import build, datasets, run
 from sparsejax import codec, ledger
 from sparsejax.paths import flatten
+from sparsejax.structured import Packed
 
 ROOT = pathlib.Path(experiments.__file__).parent
 FILES = sorted(path for path in (ROOT / 'configs').glob('*/*.py') if path.name != '__init__.py')
@@ -63,7 +64,8 @@ def test_the_smoke_variant_runs_from_start_to_report(name, tmp_path):
   assert ledger.read(tmp_path / 'ledger.json') == sheet
   assert sheet['compact_relative_difference'] <= 1e-5
   compact = flatten(codec.read(tmp_path / 'model.safetensors')['params'])
-  assert sheet['parameters_compact'] == sum(leaf.size for leaf in compact.values())
+  assert sheet['parameters_compact'] == sum(
+      leaf.entries() if isinstance(leaf, Packed) else leaf.size for leaf in compact.values())
   assert sheet['parameters_compact'] <= sheet['parameters_dense']
   assert (tmp_path / 'report.md').exists()
   assert run.run(config, tmp_path, name, console) == sheet
