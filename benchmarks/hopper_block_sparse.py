@@ -43,10 +43,11 @@ class Run:
 
   Args:
     setting: of every row; rows whose `commit`, `device` and `tables` agree count as done.
+    path: of the file.
   """
 
-  def __init__(self, setting):
-    self.setting, self.path, self.start = setting, pathlib.Path(_OUT.value), time.monotonic()
+  def __init__(self, setting, path):
+    self.setting, self.path, self.start = setting, pathlib.Path(path), time.monotonic()
     self.rows = []
     if self.path.exists():
       rows = map(json.loads, self.path.read_text().splitlines())
@@ -281,9 +282,9 @@ def measure() -> None:
   require_hopper()
   kind = jax.devices()[0].device_kind
   setting = {'benchmark': 'hopper_block_sparse', **describe_run(), 'rounds': _ROUNDS.value,
-             'tables': sorted(map(str, hopper.table_for(kind))) != [],
+             'tables': bool(hopper.table_for(kind)),
              'date': datetime.date.today().isoformat()}
-  run = Run(setting)
+  run = Run(setting, _OUT.value)
   if _STAGE.value == 'frontier':
     frontier(run)
   elif check(run):

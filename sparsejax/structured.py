@@ -60,7 +60,7 @@ class Packed(Structured):
     raise TypeError(f'{type(self).__name__} defines no to_dense')
 
   def entries(self) -> int:
-    """Returns how many numbers are stored for it, on the host; a product multiplies by each once."""
+    """Returns how many numbers are stored, on the host; a product multiplies by each once."""
     raise TypeError(f'{type(self).__name__} defines no entries')
 
   def to_tensors(self) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -33,8 +33,9 @@ def training_step_milliseconds(recipe: Recipe, model: Any, variables: Tree, imag
   """
   params = variables['params']
   others = {name: tree for name, tree in variables.items() if name != 'params'}
-  masks = {path: (leaf.to_dense() != 0).astype(leaf.dtype)
-           for path, leaf in flatten(params).items() if isinstance(leaf, Packed)}
+  packed = {path: leaf.to_dense() for path, leaf in flatten(params).items()
+            if isinstance(leaf, Packed)}
+  masks = {path: (dense != 0).astype(dense.dtype) for path, dense in packed.items()}
   steps = {'dense': (densify(params), {}), 'masked': (densify(params), masks),
            'packed': (params, {})}
   calls = {name: _step(recipe, model, tree, mask, others, images, targets)

@@ -1,4 +1,4 @@
-"""The block-sparse benchmark on cells of milliseconds: what is timed is right, whatever its time."""
+"""The block-sparse benchmark on tiny cells: what is timed is right, whatever its time."""
 
 import io
 

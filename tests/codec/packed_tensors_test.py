@@ -40,7 +40,8 @@ def test_every_kind_comes_back(weights, tmp_path):
 
 def test_a_file_holds_live_blocks_and_one_bit_for_each_place(tmp_path):
   path = tmp_path / 'weights.safetensors'
-  weight = BlockSparse.from_dense(RNG.standard_normal((64, 96)).astype(np.float32), 8, density=0.2, capacity=60)
+  weight = BlockSparse.from_dense(RNG.standard_normal((64, 96)).astype(np.float32), 8,
+                                  density=0.2, capacity=60)
   codec.write(path, {'a': {'kernel': weight}})
   stored = dict(safetensors.deserialize(path.read_bytes()))
   blocks = weight.num_blocks()

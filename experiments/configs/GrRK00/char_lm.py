@@ -8,7 +8,7 @@ Run:      python -m experiments.train --workdir=out/char_lm \\
           512 units, 4 internal steps; of the eight square layers of the cell a tenth of the 16 x 16
           blocks exists, a Barabasi-Albert graph each, from the start. A time step goes through five
           such layers with the gates: 98 % of the pairs of blocks of units are then connected.
-Variants: :pruned       trained dense, pruned by blocks to a tenth during epochs 0.5 to 3, then packed
+Variants: :pruned       trained dense, pruned by blocks to a tenth in epochs 0.5 to 3, then packed
           :dense        the same network without a method
           :dense_small  181 units, dense: as many parameters as the sparse one stores
           :smoke        1 epoch, 512 windows of a few verses, seconds

@@ -5,8 +5,8 @@ ones. It has no figures on MNIST: this config shows the way on data that everybo
 
 Run:      python -m experiments.train --workdir=out/wide \\
             --config=experiments/configs/GrRK00/wide_mlp.py
-          784-2048-2048-10; of the two large layers a tenth of the 16 x 32 and 32 x 32 blocks exists,
-          from the start; the pattern is balanced and random, and the weights stay packed.
+          784-2048-2048-10; of the two large layers a tenth of the 16 x 32 and 32 x 32 blocks
+          exists, from the start; the pattern is balanced and random, the weights stay packed.
 Variants: :small_world  the hidden layer's pattern is a Barabasi-Albert graph
           :evolving     block SET: every 100 steps a fifth of the blocks moves
           :pruned       trained dense, pruned by blocks to a tenth during epochs 1 to 7, then packed

@@ -20,7 +20,6 @@ import jax.numpy as jnp
 from sparsejax.kernels.block_sparse import cost, xla
 from sparsejax.kernels.block_sparse.backend import (ACTIVATIONS, Backend, Epilogue, Problem,
                                                     alike, gated)
-from sparsejax.kernels.block_sparse.layout import Layout
 from sparsejax.kernels.block_sparse.probe import watch
 from sparsejax.kernels.block_sparse.weight import BlockSparse
 
@@ -31,7 +30,8 @@ KERNELS = {'tpu': 'pallas_tpu', 'gpu': 'pallas_mosaic_gpu'}
 IMPLEMENTATIONS = ('reference', 'dense', 'xla', *KERNELS.values())
 DTYPES = ('float32', 'bfloat16', 'float16')
 
-_device = contextvars.ContextVar('device to lower for', default=None)
+_device: contextvars.ContextVar[tuple[str, str] | None] = contextvars.ContextVar(
+    'device to lower for', default=None)
 
 
 @contextlib.contextmanager
@@ -217,13 +217,14 @@ _product.defvjp(_forward, _backward)
 def _require(x: Array, weight: BlockSparse, bias: Array | None, activation: str | None) -> None:
   inputs, outputs = weight.matrix_shape
   if weight.blocks.ndim != 3:
-    raise ValueError(f'the blocks have shape {weight.blocks.shape}; a stack of weights goes through '
-                     'jax.vmap or shard_map, one weight a call')
+    raise ValueError(f'the blocks have shape {weight.blocks.shape}; a stack of weights goes '
+                     'through jax.vmap or shard_map, one weight a call')
   if x.ndim < 1 or x.shape[-1] != inputs:
-    raise ValueError(f'x has shape {x.shape}, but the weight takes {inputs} inputs on the last axis')
+    raise ValueError(f'x has shape {x.shape}, but the weight takes {inputs} inputs on the last '
+                     'axis')
   if weight.blocks.dtype != x.dtype or x.dtype.name not in DTYPES:
-    raise ValueError(f'x is {x.dtype} and the blocks are {weight.blocks.dtype}; both must be one of '
-                     f'{", ".join(DTYPES)}, the same one: cast them')
+    raise ValueError(f'x is {x.dtype} and the blocks are {weight.blocks.dtype}; both must be one '
+                     f'of {", ".join(DTYPES)}, the same one: cast them')
   if bias is not None and bias.shape != (outputs,):
     raise ValueError(f'bias has shape {bias.shape}; the weight has {outputs} outputs')
   if activation not in ACTIVATIONS:
@@ -236,7 +237,8 @@ def _broadcast(gate: Array, shape: tuple[int, ...], name: str) -> Array:
   try:
     return jnp.broadcast_to(gate, shape)
   except ValueError:
-    raise ValueError(f'{name} has shape {gate.shape}, which does not broadcast to {shape}') from None
+    raise ValueError(f'{name} has shape {gate.shape}, which does not broadcast to '
+                     f'{shape}') from None
 
 
 def _padded(array: Array | None, width: int) -> Array | None:

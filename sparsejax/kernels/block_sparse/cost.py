@@ -130,7 +130,8 @@ def table_for(platform: str, device_kind: str = '') -> Table | None:
 
 def xla_forms(operation: str, problem: Problem) -> tuple[str, ...]:
   """Returns the XLA forms worth considering: of bounded scratch and bounded compile time."""
-  forms = xla.GRADIENT_FORMS if operation == 'weight_gradient' else xla.WALKS
+  forms: tuple[str, ...] = (
+      xla.GRADIENT_FORMS if operation == 'weight_gradient' else xla.WALKS)
   if operation == 'matmul' and problem.frozen and problem.entries <= xla.UNROLLED_ENTRIES:
     forms += ('unroll',)
   if xla.scratch_bytes(problem) > xla.SCRATCH_BYTES:

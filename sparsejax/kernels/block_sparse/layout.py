@@ -47,7 +47,7 @@ def capacity_for(mask: Any) -> int:
   return int(mask.sum() + (~mask.any(axis=0)).sum())
 
 
-def layout_of_mask(mask: Array, capacity: int) -> Layout:
+def layout_of_mask(mask: Array | np.ndarray, capacity: int) -> Layout:
   """Returns the layout of a pattern; traceable in the pattern, with a static capacity.
 
   Args:
@@ -95,8 +95,8 @@ def layout_of_indices(row: np.ndarray, col: np.ndarray, grid: tuple[int, int]) -
   if falling.size:
     at = falling[0]
     raise ValueError(f'blocks {at} and {at + 1} at (row, col) ({row[at]}, {col[at]}) and '
-                     f'({row[at + 1]}, {col[at + 1]}) are out of order or repeated; sort by column, '
-                     'then by row')
+                     f'({row[at + 1]}, {col[at + 1]}) are out of order or repeated; sort by '
+                     'column, then by row')
   missing = np.setdiff1d(np.arange(grid[1]), col)
   if missing.size:
     raise ValueError(f'output block column {missing[0]} has no block; give it one zero block, or '

@@ -9,7 +9,7 @@ compiles nothing anew.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +48,9 @@ class BlockSparse(Packed):
 
   frozen: tuple[tuple[int, ...], ...] | None = struct.field(pytree_node=False, default=None)
 
+  if TYPE_CHECKING:     # struct.dataclass makes it, where a type checker does not look
+    def replace(self, **changes: Any) -> BlockSparse: ...
+
   ndim = property(lambda self: len(self.shape))
   dtype = property(lambda self: self.blocks.dtype)
 
@@ -72,9 +75,9 @@ class BlockSparse(Packed):
     return self.blocks.shape[-3]
 
   @classmethod
-  def from_dense(cls, weight: Array, block_size: int | tuple[int, int], *, mask: Any = None,
-                 density: float | None = None, input_axes: int = 1, pad: bool = False,
-                 capacity: int | None = None) -> BlockSparse:
+  def from_dense(cls, weight: Array | np.ndarray, block_size: int | tuple[int, int], *,
+                 mask: Any = None, density: float | None = None, input_axes: int = 1,
+                 pad: bool = False, capacity: int | None = None) -> BlockSparse:
     """Stores the blocks of a dense weight, on the host.
 
     Args:
@@ -93,8 +96,8 @@ class BlockSparse(Packed):
     """
     array = np.asarray(weight)
     if not 1 <= input_axes < array.ndim:
-      raise ValueError(f'a weight of shape {array.shape} with input_axes={input_axes} is no matrix; '
-                       'some leading axes must be inputs and the rest outputs')
+      raise ValueError(f'a weight of shape {array.shape} with input_axes={input_axes} is no '
+                       'matrix; some leading axes must be inputs and the rest outputs')
     shape = array.shape
     array = array.reshape(math.prod(shape[:input_axes]), -1)
     size = _block_size(block_size)
@@ -108,8 +111,8 @@ class BlockSparse(Packed):
       mask = (tiles != 0).any(axis=(2, 3))
     mask = np.asarray(mask, bool)
     if mask.shape != tiles.shape[:2]:
-      raise ValueError(f'mask has shape {mask.shape}; {array.shape[0]} x {array.shape[1]} in blocks '
-                       f'of {size[0]} x {size[1]} is a grid of {tiles.shape[:2]}')
+      raise ValueError(f'mask has shape {mask.shape}; {array.shape[0]} x {array.shape[1]} in '
+                       f'blocks of {size[0]} x {size[1]} is a grid of {tiles.shape[:2]}')
     layout = layout_of_mask(mask, _capacity(mask, capacity))
     blocks = np.where(np.asarray(layout.live)[:, None, None],
                       tiles[np.asarray(layout.row), np.asarray(layout.col)], 0)
@@ -251,7 +254,7 @@ class BlockSparse(Packed):
                                  mask=np.asarray(self.mask()).T, pad=True)
 
   def split(self, parts: int) -> BlockSparse:
-    """Returns `parts` weights of equal output width, stacked along a new leading axis of all arrays.
+    """Returns `parts` weights of equal output width, all arrays stacked along a new leading axis.
 
     For `jax.shard_map` over output blocks: shard the leading axis, take index 0 of it inside.
     `shape` is that of one part. All parts get the capacity of the fullest.
@@ -311,7 +314,7 @@ def _require_divides(matrix: tuple[int, ...], size: tuple[int, int], pad: bool) 
 
 def _tiles(matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   """Returns (rows, columns, b_in, b_out), padded with zeros."""
-  rows, columns = _grid(matrix.shape, size)  # type: ignore[arg-type]
+  rows, columns = _grid((matrix.shape[0], matrix.shape[1]), size)
   padded = np.zeros((rows * size[0], columns * size[1]), matrix.dtype)
   padded[:matrix.shape[0], :matrix.shape[1]] = matrix
   return padded.reshape(rows, size[0], columns, size[1]).transpose(0, 2, 1, 3)
@@ -330,6 +333,6 @@ def _largest(tiles: np.ndarray, density: float) -> np.ndarray:
 def _capacity(mask: np.ndarray, capacity: int | None) -> int:
   needed = capacity_for(mask)
   if capacity is not None and capacity < needed:
-    raise ValueError(f'the pattern takes {needed} entries (its blocks and one for each empty output '
-                     f'column), more than the capacity {capacity}')
+    raise ValueError(f'the pattern takes {needed} entries (its blocks and one for each empty '
+                     f'output column), more than the capacity {capacity}')
   return needed if capacity is None else capacity

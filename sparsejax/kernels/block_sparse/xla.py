@@ -5,12 +5,12 @@
 * `scan`: one block after the other into the output. Memory stays that of the output; best for many
   rows.
 
-* `unroll`: one product per output column, all its blocks at once. Only for a pattern that is part of
-  the program (`BlockSparse.freeze`) and small, as compile time grows with the blocks.
+* `unroll`: one product per output column, all its blocks at once. Only for a pattern that is part
+  of the program (`BlockSparse.freeze`) and small, as compile time grows with the blocks.
 
-The first two with activations block-major, (blocks, m, b), or, `_t`, feature-major, (blocks, b, m), which
-has longer contiguous rows where m > b and needs the blocks transposed. Which one is fastest depends
-on the shape and the machine: the cost table says (`cost.py`).
+The first two with activations block-major, (blocks, m, b), or, `_t`, feature-major, (blocks, b, m),
+which has longer contiguous rows where m > b and needs the blocks transposed. Which is fastest
+depends on the shape and the machine: the cost table says (`cost.py`).
 """
 
 from __future__ import annotations
@@ -125,6 +125,8 @@ def _block_major(x: Array, width: int) -> Array:
 
 def backend(forms: tuple[str, str, str]) -> Backend:
   """Returns the backend with these forms of the product, the transposed one and the gradient."""
-  return Backend(*(functools.partial(function, form=form) for function, form
-                   in zip((matmul, transposed, weight_gradient), forms)),
+  product, turned, gradient = forms
+  return Backend(functools.partial(matmul, form=product),
+                 functools.partial(transposed, form=turned),
+                 functools.partial(weight_gradient, form=gradient),
                  refuses=lambda problem: None)

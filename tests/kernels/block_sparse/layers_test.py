@@ -54,7 +54,8 @@ def test_a_cell_scanned_over_time_runs_its_blocks():
   model = nn.RNN(nn.LSTMCell(16, name='cell'))
   inputs = jax.random.normal(KEY, (2, 3, 8))
   weights = model.init(KEY, inputs)['params']
-  paths = {f'cell/{name}/kernel': 1 for name in weights['cell'] if 'kernel' in weights['cell'][name]}
+  paths = {f'cell/{name}/kernel': 1 for name, leaves in weights['cell'].items()
+           if 'kernel' in leaves}
   weights = packed(weights, paths)
   ours = sparsejax.apply(model, {'params': weights}, inputs)
   dense = model.apply({'params': sparsejax.densify(weights)}, inputs)
