@@ -42,7 +42,8 @@ def learning_curves(run: Run) -> Plot:
   """Negative log-likelihood, error and penalty over the epochs."""
   watched = watched_split(run)
   held = 'validation' if watched == 'validation' else 'training images'
-  curves = [('loss', 'NLL (nats per example)',
+  per = 'token' if 'test_bits_per_token' in run.ledger else 'example'
+  curves = [('loss', f'NLL (nats per {per})',
              [('train_nll_nats', 'training, mean of the epoch', figures.BLUE)]),
             ('error', 'error (%)',
              [(f'{watched}_error_percent', f'{held}, deployed', figures.ORANGE)]),

@@ -1,4 +1,5 @@
 """The whole report: its files, its Markdown and the command; expected texts follow the ledger."""
+import math
 import pathlib
 import re
 import shutil
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from matplotlib import _pylab_helpers
 
-from experiments.report import report, tables
+from experiments.report import plots, report, tables
 from experiments.report.folder import read_run
 from sparsejax import ledger
 
@@ -151,3 +152,16 @@ def test_incomplete_metrics_are_noted(l0):
 def test_cells_stay_one_cell():
   assert tables.table(('a', 'b'), [('x|y\nz', '`*<')], right=(1,)).splitlines() == [
       '| a | b |', '| --- | ---: |', r'| x\|y z | \`\*\< |']
+
+
+def test_a_language_model_has_its_bits_per_token(l0):
+  assert 'bits per token' not in _text(l0)
+  path = l0 / 'ledger.json'
+  sheet = ledger.read(path)
+  bits = sheet['test_nll_nats'] / math.log(2)
+  ledger.write(path, sheet | {'test_bits_per_token': bits})
+  text = _text(l0)
+  assert f' %, {bits:.3f} bits per token, with ' in text
+  assert _cells(text, 'test bits per token')[1] == f'{bits:.4f} bits'
+  curves = plots.learning_curves(read_run(l0)).figure
+  assert curves.axes[0].get_ylabel() == 'NLL (nats per token)'
