@@ -117,7 +117,7 @@ def tune(run, kind) -> None:
   best = {(row['operation'], (row['block'],) * 2, row['m']): hopper.Config(**row['config'])
           for row in run.rows if row['kind'] == 'tiles'}
   path = run.path.with_name(hopper.table_name(kind))
-  write_atomically(path, hopper.to_json(best, kind, **run.setting).encode())
+  write_atomically(path, hopper.to_json(best, kind, run.setting).encode())
   print(f'{len(best)} choices of tiles in {path}; move it to sparsejax/kernels/block_sparse/tables')
 
 

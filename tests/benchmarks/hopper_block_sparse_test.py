@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import pathlib
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 
 from benchmarks import hopper_block_sparse, hopper_cells, hopper_checks, hopper_limits
 from benchmarks.hopper_cells import Cell
@@ -128,3 +130,54 @@ def test_rows_of_this_commit_and_device_are_not_measured_again(tmp_path):
   found.add(kind='step', name='f', speedup=2.0)
   assert json.loads(path.read_text().splitlines()[-1]) == {**same, 'kind': 'step', 'name': 'f',
                                                            'speedup': 2.0}
+
+
+@pytest.fixture
+def small_on_this_machine(monkeypatch, tmp_path):
+  """Both stages cut down to tiny cells on XLA, so that every line of them runs once."""
+  tiny = Cell(2048, 128, 64, 0.2)
+  assert tiny.goal
+  monkeypatch.setattr(hopper_cells, 'IMPLEMENTATION', 'xla')
+  monkeypatch.setattr(hopper_cells, 'CELLS', [tiny, tiny._replace(m=8, block=32)])
+  monkeypatch.setattr(hopper_cells, 'COPIES', (2, 2))
+  monkeypatch.setattr(hopper_cells, 'tuned_cells', lambda: [('matmul', tiny)])
+  monkeypatch.setattr(hopper_cells, 'with_config',
+                      lambda operation, weight, problem, config: lambda o: o.x @ o.weight)
+  for name, sizes in (('mlp_step', {}), ('lstm_step', {'length': 2, 'symbols': 8})):
+    make = functools.partial(getattr(hopper_cells, name), batch=8, width=128, block=64,
+                             density=0.5, **sizes)
+    make.__name__ = name
+    monkeypatch.setattr(hopper_cells, name, make)
+  for name, value in (('SIDE', 256), ('COPIED', 2**20), ('LAUNCHES', 4)):
+    monkeypatch.setattr(hopper_limits, name, value)
+  monkeypatch.setattr(hopper_checks, 'IMPLEMENTATION', 'dense')
+  monkeypatch.setattr(hopper_checks, 'POISON_BYTES', 4096)
+  setting = {'commit': 'c', 'device': 'tiny', 'tables': False}
+  with flagsaver.flagsaver():
+    hopper_block_sparse.flags.FLAGS(['', '--stage=frontier', '--rounds=6', '--limit=2'])
+    yield lambda: hopper_block_sparse.Run(setting, tmp_path / 'rows.jsonl')
+
+
+@pytest.mark.slow     # compiles some twenty programs
+def test_the_frontier_runs_through_and_is_continued(small_on_this_machine):
+  run = small_on_this_machine()
+  hopper_block_sparse.frontier(run)
+  kinds = [row['kind'] for row in run.rows]
+  assert kinds == ['limits', 'product', 'product', 'step', 'step', 'product', 'product']
+  for row in run.rows:
+    if row['kind'] == 'product':
+      assert row['low'] <= row['speedup'] <= row['high'] and row['share_of_roofline'] > 0
+      assert row['efficiency'] == pytest.approx(row['speedup'] * row['density'])
+  again = small_on_this_machine()
+  hopper_block_sparse.frontier(again)
+  assert len(again.rows) == len(run.rows)
+
+
+@pytest.mark.slow     # compiles a dozen programs
+def test_checks_and_tiles_run_through_and_leave_a_table(small_on_this_machine, monkeypatch):
+  run = small_on_this_machine()
+  assert hopper_block_sparse.check(run)
+  hopper_block_sparse.tune(run, KIND)
+  table = hopper.from_json((run.path.parent / hopper.table_name(KIND)).read_text())
+  assert list(table) == [('matmul', (64, 64), 2048)]
+  assert [row['kind'] for row in run.rows] == ['check', 'check', 'tiles']

@@ -11,6 +11,7 @@ import functools
 import importlib.resources
 import json
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from sparsejax.kernels.block_sparse.backend import Problem
@@ -163,11 +164,11 @@ def _with_stages(operation: str, config: Config, problem: Problem) -> Config:
 Key = tuple[str, tuple[int, int], int]
 
 
-def to_json(configs: dict[Key, Config], device: str, **provenance: Any) -> str:
+def to_json(configs: dict[Key, Config], device: str, provenance: Mapping[str, Any]) -> str:
   """Returns a table as a file's text; `provenance` says when and with what it was measured."""
   rows = [{'operation': operation, 'block': list(block), 'm': m, **config._asdict()}
           for (operation, block, m), config in sorted(configs.items())]
-  contents = {'format_version': FORMAT_VERSION, 'device': device, 'provenance': provenance,
+  contents = {'format_version': FORMAT_VERSION, 'device': device, 'provenance': dict(provenance),
               'configs': rows}
   return json.dumps(contents, indent=1) + '\n'
 

@@ -62,7 +62,7 @@ def test_what_does_not_fit_is_named(config, why):
 def test_a_table_is_read_back_and_its_nearest_row_wins(monkeypatch):
   near, far = Config(64, 1, 64, 3), Config(64, 2, 64, 2)
   table = {('matmul', (128, 128), 1024): near, ('matmul', (128, 128), 64): far}
-  text = hopper.to_json(table, H100, jax='0.0')
+  text = hopper.to_json(table, H100, {'jax': '0.0'})
   assert hopper.from_json(text) == table
   monkeypatch.setattr(hopper, 'table_for', lambda kind: hopper.from_json(text))
   assert hopper.config_for('matmul', problem()) == near
@@ -76,7 +76,7 @@ def test_a_row_that_does_not_fit_gives_way_to_the_heuristic(monkeypatch):
 
 
 def test_a_table_of_another_version_is_an_error():
-  text = hopper.to_json({}, H100)
+  text = hopper.to_json({}, H100, {})
   with pytest.raises(ValueError, match='format version 99.*measure it again'):
     hopper.from_json(text.replace('"format_version": 1', '"format_version": 99'))
   rows = [{'operation': 'matmul', 'block': [64, 64], 'm': 1, 'speed': 3}]
