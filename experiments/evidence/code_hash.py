@@ -49,7 +49,8 @@ def code_hash(config: ml_collections.ConfigDict, extra: Iterable[str] = ()) -> s
   used = [SCHEDULES_USE.get(name, ((), ())) for name in schedules]
   modules = {build.MODELS[config.model.name].__module__, *extra,
              *(module for more, _ in used for module in more),
-             *(build.METHODS[name].__module__ for name in methods)} - PARTS.keys()
+             *(build.METHODS[name].__module__ for name in methods),
+             *(('sparsejax.packing',) if config.get('pack') else ())} - PARTS.keys()
   definitions = schedules.union(*(names for _, names in used))
   parts = {**PARTS, SCHEDULES: tuple(sorted(definitions))}
   digest = hashlib.sha256()

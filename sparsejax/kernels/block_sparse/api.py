@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from sparsejax.kernels.block_sparse import cost, xla
+from sparsejax.kernels.block_sparse import cost, dense, reference, xla
 from sparsejax.kernels.block_sparse.backend import (ACTIVATIONS, Backend, Epilogue, Problem,
                                                     alike, gated)
 from sparsejax.kernels.block_sparse.probe import watch
@@ -25,9 +25,10 @@ from sparsejax.kernels.block_sparse.weight import BlockSparse
 
 Array = jax.Array
 
-# The kernels written for one platform; the module of the same name holds BACKEND.
+# The kernels written for one platform; a module of the same name, loaded when used, holds BACKEND.
 KERNELS = {'tpu': 'pallas_tpu', 'gpu': 'pallas_mosaic_gpu'}
 IMPLEMENTATIONS = ('reference', 'dense', 'xla', *KERNELS.values())
+_EVERYWHERE = {'reference': reference.BACKEND, 'dense': dense.BACKEND}
 DTYPES = ('float32', 'bfloat16', 'float16')
 
 _device: contextvars.ContextVar[tuple[str, str] | None] = contextvars.ContextVar(
@@ -142,10 +143,10 @@ def _resolve(operation: str, problem: Problem, implementation: str | None) -> st
   kernel = KERNELS.get(problem.platform)
   turned = problem.transposed if operation == 'transposed' else problem
   if implementation is None:
-    if kernel is not None and _backend(kernel).refuses(problem) is None:
-      return kernel
     if cost.dense_pays(operation, turned):
       return 'dense'
+    if kernel is not None and _backend(kernel).refuses(problem) is None:
+      return kernel
     implementation = 'xla'
   if implementation == 'xla':
     return f'xla/{cost.best_form(operation, turned)}'
@@ -170,6 +171,8 @@ def _backend(name: str) -> Backend:
   name, _, form = name.partition('/')
   if name == 'xla':
     return xla.backend((form, form, form.removesuffix('_t')))
+  if name in _EVERYWHERE:
+    return _EVERYWHERE[name]
   return importlib.import_module(f'sparsejax.kernels.block_sparse.{name}').BACKEND
 
 

@@ -23,6 +23,8 @@ from sparsejax.kernels.block_sparse.backend import Problem
 
 OPERATIONS = ('matmul', 'transposed', 'weight_gradient')
 FORMAT_VERSION = 1
+# Sides to which a device's matrix units pad a block: lanes of a TPU, tiles of Hopper's wgmma.
+SMALLEST_TILE = {'tpu': 128, 'gpu': 64}
 
 
 class Table(NamedTuple):
@@ -155,11 +157,14 @@ def dense_pays(operation: str, problem: Problem, *, scatter: bool = True) -> boo
   Args:
     scatter: count the cost of making the weight dense in the call (training); False: it was made
       dense once, outside (frozen inference).
-  Without a table for the device: when more than half of the grid is stored.
+  Without a table for the device: when more than half of the matrix is stored, small blocks counted
+  as the tiles they take up there.
   """
   table = table_for(problem.platform, problem.device_kind)
   if table is None:
-    return 2 * problem.entries > math.prod(problem.grid)
+    least = SMALLEST_TILE.get(problem.platform, 1)
+    tile = math.prod(max(side, least) for side in problem.block)
+    return 2 * problem.entries * tile > math.prod(problem.grid) * math.prod(problem.block)
   form = best_form(operation, problem)
   return (table.dense_microseconds(operation, problem, scatter)
           < table.sparse_microseconds(operation, form, problem))

@@ -118,6 +118,16 @@ def test_a_device_without_a_table_goes_by_density():
   assert cost.dense_pays('matmul', half._replace(entries=101))
 
 
+@pytest.mark.parametrize('platform', ['tpu', 'gpu'])
+def test_small_blocks_count_as_the_tiles_they_take_up(platform):
+  # 20 x 20 blocks of 8 x 8; a half is 12,800 entries: 0.8 tiles of 128 x 128, 3.1 of 64 x 64.
+  problem = Problem(8, (8, 8), (20, 20), 1, 'float32', platform, 'no such')
+  fits = 160 * 160 // 2 // {'tpu': 128, 'gpu': 64}[platform] ** 2
+  assert cost.dense_pays('matmul', problem._replace(entries=fits + 1))
+  if fits:
+    assert not cost.dense_pays('matmul', problem._replace(entries=fits))
+
+
 @pytest.mark.parametrize('dense, taken', [(1e-9, True), (1e3, False)])
 def test_what_the_table_says_is_what_runs(dense, taken, monkeypatch):
   monkeypatch.setattr(cost, 'table_for', lambda *device: table(dense=dense))

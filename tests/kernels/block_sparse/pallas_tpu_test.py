@@ -78,9 +78,13 @@ def test_dense_on_a_tpu_is_no_kernel():
   assert 'tpu_custom_call' not in text and 'dot_general' in text
 
 
-def test_none_on_a_tpu_is_the_kernel():
-  text = lowered(SMALL, jnp.float32, implementation=None)
+def test_none_on_a_tpu_is_the_kernel_where_less_than_half_is_stored():
+  sparse = Spec('sparse', m=8, inputs=512, outputs=512, block=(128, 128), density=0.25)
+  text = lowered(sparse, jnp.float32, implementation=None)
   assert_kernels_and_no_other_product(text, KERNELS)
+  # Four times the blocks, or blocks padded to 64 times their size, and dense is as fast.
+  for spec in (sparse._replace(density=1.0), sparse._replace(block=(16, 16))):
+    assert 'tpu_custom_call' not in lowered(spec, jnp.float32, implementation=None)
 
 
 @pytest.mark.parametrize('dtype, asked, highest', [
