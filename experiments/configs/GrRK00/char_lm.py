@@ -13,7 +13,15 @@ Variants: :pruned       trained dense, pruned by blocks to a tenth in epochs 0.5
           :dense_small  181 units, dense: as many parameters as the sparse one stores
           :smoke        1 epoch, 512 windows of a few verses, seconds
 Paper:    none on this data set
-Ours:     not run
+Ours:     one epoch of the four (--config.epochs=1; :pruned in epochs 0.2 to 0.8), seed 0, one thread
+          of an AMD EPYC shared with other work. Bits per test character, parameters stored,
+          milliseconds of a forward pass (batch 128) against the deployed dense network's, of a
+          training step (batch 32) packed against dense, seconds of training:
+            sparse        2.747     305,793   606 against 1152   593 against 957     304
+            :dense_small  2.745     304,866   188                                    140
+            :pruned       2.660     322,177   383 against 710    653 against 1027    434
+            :dense        2.491   2,210,433   688                                    370
+          After one epoch a small dense network is as good as the sparse one, and faster.
 """
 
 import ml_collections
