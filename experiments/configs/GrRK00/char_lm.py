@@ -13,7 +13,7 @@ Variants: :pruned       trained dense, pruned by blocks to a tenth in epochs 0.5
           :dense_small  181 units, dense: as many parameters as the sparse one stores
           :smoke        1 epoch, 512 windows of a few verses, seconds
 Paper:    none on this data set
-Ours:     one epoch of the four (--config.epochs=1; :pruned in epochs 0.2 to 0.8), seed 0, one thread
+Ours:     one epoch of the four (--config.epochs=1; :pruned in epochs 0.2 to 0.8), seed 0, a thread
           of an AMD EPYC shared with other work. Bits per test character, parameters stored,
           milliseconds of a forward pass (batch 128) against the deployed dense network's, of a
           training step (batch 32) packed against dense, seconds of training:
