@@ -12,13 +12,14 @@ import numpy as np
 import scipy.sparse
 from jax.experimental import sparse
 
-from benchmarks.timing import estimate, interleaved, ratio
+from benchmarks.timing import PAUSE_SECONDS, estimate, interleaved, ratio
 from sparsejax.kernels.block_sparse import BlockSparse, block_sparse_matmul
 from sparsejax.packing import pack
 
 Array = jax.Array
 BLOCKS = (8, 16, 32, 64, 128)
 OTHERS_AT = (32, 128)        # masks and unstructured formats hardly depend on the block
+LEAST_MILLISECONDS = 2.0     # of a sample
 BCOO_ENTRIES = 2 * 10**6     # times rows: beyond it takes seconds a call
 
 
@@ -73,7 +74,9 @@ def time_cell(cell: Cell, rounds: int, others: bool) -> list[dict[str, Any]]:
       functions |= _masked(product, x, dense, zeros)
     if others and product == 'forward' and cell.block in OTHERS_AT:
       functions |= _other_formats(x, zeros, cell)
-    samples = interleaved({name: call for name, (call, _) in functions.items()}, rounds, warmup=2)
+    pause = PAUSE_SECONDS if 'torch BSR' in functions else 0.0
+    samples = interleaved({name: call for name, (call, _) in functions.items()}, rounds, warmup=2,
+                          pause=pause, least=LEAST_MILLISECONDS)
     for name, (_, implementation) in functions.items():
       if name == 'dense':
         continue

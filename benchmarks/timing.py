@@ -7,9 +7,10 @@ machine, so that their quotient is far steadier than either. Hence the raw sampl
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -26,13 +27,16 @@ class Estimate(NamedTuple):
   high: float
 
 
-def interleaved(functions: Mapping[str, Callable[[], None]], rounds: int,
-                warmup: int = 1) -> dict[str, np.ndarray]:
+def interleaved(functions: Mapping[Any, Callable[[], None]], rounds: int, warmup: int = 1,
+                pause: float = PAUSE_SECONDS, least: float = 0.0) -> dict[Any, np.ndarray]:
   """Times every function once a round, starting each round with the next one.
 
   Args:
     functions: name -> function that returns when its work is done.
     rounds: timed calls of each. warmup: calls of each before, compilation among them.
+    pause: seconds before each timed call. Who is asleep wakes up at a cost of some 0.2 ms, so 0 for
+      what is short, unless another pool of threads takes part.
+    least: milliseconds that a sample lasts at least: what is shorter is called several times in it.
   Returns: {name: milliseconds of each round, (rounds,)}; index r of all names is one round.
   Raises:
     ValueError: for no function, too few rounds for an interval, or no warm-up.
@@ -46,15 +50,26 @@ def interleaved(functions: Mapping[str, Callable[[], None]], rounds: int,
   for name in names:
     for _ in range(warmup):
       functions[name]()
+  repeats = {name: _repeats(functions[name], least) for name in names}
   milliseconds = {name: np.zeros(rounds) for name in names}
   for turn in range(rounds):
     shift = turn % len(names)
     for name in names[shift:] + names[:shift]:
-      time.sleep(PAUSE_SECONDS)
-      start = time.perf_counter_ns()
-      functions[name]()
-      milliseconds[name][turn] = (time.perf_counter_ns() - start) / 1e6
+      time.sleep(pause)
+      milliseconds[name][turn] = _milliseconds(functions[name], repeats[name])
   return milliseconds
+
+
+def _repeats(function: Callable[[], None], least: float) -> int:
+  return max(1, math.ceil(least / _milliseconds(function, 1))) if least else 1
+
+
+def _milliseconds(function: Callable[[], None], repeats: int) -> float:
+  """Returns the mean of so many calls one after the other."""
+  start = time.perf_counter_ns()
+  for _ in range(repeats):
+    function()
+  return (time.perf_counter_ns() - start) / 1e6 / repeats
 
 
 def estimate(samples: np.ndarray) -> Estimate:

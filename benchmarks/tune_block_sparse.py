@@ -33,6 +33,7 @@ BLOCKS = (8, 16, 32, 64, 128)
 ROWS = (1, 8, 32, 128, 512, 2048)
 DENSITIES = (0.05, 0.25)
 SIDES = (64, 256, 1024, 4096)
+LEAST_MILLISECONDS = 2.0      # of a sample
 MIN_MICROSECONDS = 0.001      # a slope lost in noise must not be negative
 
 
@@ -158,7 +159,7 @@ def _run(function, operands):
 
 def _microseconds(functions):
   """Returns the lower quartile of each: other work on the machine only ever adds time."""
-  samples = interleaved(functions, _ROUNDS.value)
+  samples = interleaved(functions, _ROUNDS.value, pause=0, least=LEAST_MILLISECONDS)
   return {name: 1e3 * float(np.quantile(values, 0.25)) for name, values in samples.items()}
 
 

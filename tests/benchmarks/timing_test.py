@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pytest
 
@@ -43,3 +45,15 @@ def test_too_few_rounds_for_an_interval_raise(rounds, warmup):
     timing.interleaved({}, 6)
   with pytest.raises(ValueError, match='5 samples'):
     timing.estimate(np.ones(5))
+
+
+def test_short_calls_are_repeated_until_a_sample_is_long_enough():
+  calls = []
+
+  def short():
+    calls.append(0)
+    time.sleep(0.0005)
+  samples = timing.interleaved({'short': short}, 6, pause=0, least=5.0)
+  # One call to warm up, one to see how long it takes, then at most ten in each of six samples.
+  assert 2 + 6 * 2 <= len(calls) <= 2 + 6 * 10
+  assert np.all(samples['short'] >= 0.5) and samples['short'].shape == (6,)
