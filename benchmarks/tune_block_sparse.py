@@ -76,7 +76,9 @@ def _sparse(block: int, rows: int) -> dict[tuple[str, str], tuple[float, float]]
   functions, entries = {}, {}
   for density in DENSITIES:
     problem, arrays = _problem(SIDE, block, rows, density)
-    entries[density] = problem.entries
+    # The unrolled form skips fillers.
+    entries[density] = {form: problem.entries for form in xla.WALKS} | {
+        'unroll': sum(map(len, problem.frozen or ()))}
     for operation in cost.OPERATIONS:
       for form in cost.xla_forms(operation, problem):
         functions[operation, form, density] = _call(getattr(xla, operation), operation, problem,
@@ -91,10 +93,11 @@ def _sparse(block: int, rows: int) -> dict[tuple[str, str], tuple[float, float]]
     # What is too large to gather at the higher density costs what it costs at the lower one.
     at_high = times.get((operation, form, high))
     if at_high is None:
-      result[operation, form] = (MIN_MICROSECONDS, at_low / entries[low])
+      result[operation, form] = (MIN_MICROSECONDS, at_low / entries[low][form])
       continue
-    slope = max((at_high - at_low) / (entries[high] - entries[low]), MIN_MICROSECONDS)
-    result[operation, form] = (max(at_low - slope * entries[low], MIN_MICROSECONDS), slope)
+    slope = max((at_high - at_low) / (entries[high][form] - entries[low][form]), MIN_MICROSECONDS)
+    constant = max(at_low - slope * entries[low][form], MIN_MICROSECONDS)
+    result[operation, form] = (constant, slope)
   for operation in cost.OPERATIONS:
     for form in _forms(operation):
       # Never asked for at this size: see cost.xla_forms. The table is a full grid all the same.
@@ -130,7 +133,9 @@ def _problem(side, block, rows, density):
   x, g = (jnp.asarray(rng.standard_normal((rows, side)), jnp.float32) for _ in range(2))
   blocks = jnp.asarray(rng.standard_normal((entries, block, block)), jnp.float32)
   ptr, row = np.asarray(layout.ptr), np.asarray(layout.row)
-  frozen = tuple(tuple(map(int, row[start:end])) for start, end in zip(ptr, ptr[1:]))
+  live = np.asarray(layout.live)
+  frozen = tuple(tuple(map(int, row[start:end][live[start:end]]))
+                 for start, end in zip(ptr, ptr[1:]))
   problem = Problem(rows, (block, block), mask.shape, entries, 'float32', jax.default_backend(),
                     frozen=frozen)
   return problem, (x, g, blocks, layout)

@@ -53,7 +53,8 @@ class Problem(NamedTuple):
     m: rows of x. block: (b_in, b_out). grid: (rows, columns) of blocks. entries: stored blocks.
     dtype: of x and the blocks, by name. platform: 'cpu', 'tpu' or 'gpu'.
     device_kind: what JAX calls the device, such as 'TPU v5e'.
-    frozen: the input rows of each output column where they are static, see `BlockSparse.freeze`.
+    frozen: the input rows of each output column, () for a filler, where they are static: see
+      `BlockSparse.freeze`.
   """
 
   m: int

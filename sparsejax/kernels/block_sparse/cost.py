@@ -51,7 +51,10 @@ class Table(NamedTuple):
     at = (side, problem.m)
     fixed = interpolate(self.fixed[operation, form], at, work=0)
     per_entry = interpolate(self.per_entry[operation, form], at, work=2)
-    return fixed * width / self.width + per_entry * problem.entries
+    entries = problem.entries
+    if form == 'unroll' and problem.frozen is not None:
+      entries = sum(map(len, problem.frozen))
+    return fixed * width / self.width + per_entry * entries
 
   def dense_microseconds(self, operation: str, problem: Problem, scatter: bool) -> float:
     """Predicts the dense product; `scatter`: from blocks, made dense in the same call."""

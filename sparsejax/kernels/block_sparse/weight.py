@@ -36,7 +36,8 @@ class BlockSparse(Packed):
     layout: where they are.
     shape: of the kernel it stands for.
     input_axes: how many leading axes of `shape` are contracted with the inputs.
-    frozen: the input rows of each output column, if `freeze` made them part of the program.
+    frozen: the input rows of each output column, () for a filler, if `freeze` made them part of the
+      program.
     probe: asks autodiff for the norms of the gradient at every block of the grid, see `probe.py`.
   """
 
@@ -205,7 +206,8 @@ class BlockSparse(Packed):
     if ptr[-1] != self.capacity:
       raise ValueError(f'{self} has {self.capacity - ptr[-1]} spare entries; build it without '
                        'capacity to freeze it')
-    return self.replace(frozen=tuple(tuple(map(int, row[start:end]))
+    live = np.asarray(self.layout.live)
+    return self.replace(frozen=tuple(tuple(map(int, row[start:end][live[start:end]]))
                                      for start, end in zip(ptr, ptr[1:])))
 
   def merge(self, block_size: int | tuple[int, int]) -> BlockSparse:

@@ -32,7 +32,7 @@ WALKS = ('gather', 'gather_t', 'scan', 'scan_t')
 FORMS = (*WALKS, 'unroll')
 GRADIENT_FORMS = ('gather', 'scan')
 UNROLLED_ENTRIES = 300           # some seconds of compilation
-SCRATCH_BYTES = 256 * 2**20      # above, `gather` would spend its time in memory
+SCRATCH_BYTES = 32 * 2**20       # above, `gather` spends its time in memory, whatever a table says
 
 
 def scratch_bytes(problem: Problem) -> int:
@@ -111,7 +111,10 @@ def _unrolled(x: Array, blocks: Array, problem: Problem) -> Array:
   assert problem.frozen is not None
   outputs, start = [], 0
   for rows in problem.frozen:
-    # A filler's zeros are multiplied like any block.
+    if not rows:                   # a filler, whose zeros need no product
+      outputs.append(jnp.zeros((x.shape[0], b_out), jnp.float32))
+      start += 1
+      continue
     inputs = jnp.concatenate([x[:, r * b_in:(r + 1) * b_in] for r in rows], axis=1)
     column = blocks[start:start + len(rows)].reshape(-1, b_out)
     outputs.append(jnp.dot(inputs, column, preferred_element_type=jnp.float32))
