@@ -29,10 +29,10 @@ _STAGE = flags.DEFINE_enum('stage', None, ('check_and_tune', 'frontier'), 'What 
                            required=True)
 _OUT = flags.DEFINE_string('out', 'out/hopper_block_sparse.jsonl', 'File of rows, appended to.')
 _MINUTES = flags.DEFINE_float('minutes', 7.5, 'Begin nothing after so many minutes.', 0.0)
-_ROUNDS = flags.DEFINE_integer('rounds', 9, 'Timed calls of each program.', lower_bound=6)
+_ROUNDS = flags.DEFINE_integer('samples', 9, 'Timed calls of each program.', lower_bound=6)
 _DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Compile for an H100, here; measure nothing.')
 _LIMIT = flags.DEFINE_integer('limit', 0, 'Only the first so many problems of a kind; 0: all.', 0)
-_TORCH = flags.DEFINE_bool('torch', True, "Time PyTorch's BSR product, where it has CUDA.")
+_TORCH = flags.DEFINE_bool('torch_bsr', True, "Time PyTorch's BSR product, where it has CUDA.")
 
 DRY_DEVICE = ('gpu', 'NVIDIA H100 80GB HBM3')
 COMPILERS = 8

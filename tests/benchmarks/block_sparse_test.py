@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks import block_sparse_cells, block_sparse_report, tune_block_sparse
+from benchmarks import block_sparse_cells, block_sparse_costs, block_sparse_report
 from benchmarks.block_sparse_cells import Cell
 from sparsejax.kernels.block_sparse import cost
 
@@ -53,13 +53,14 @@ def test_the_gradients_that_are_timed_are_those_of_the_product():
 
 
 def test_a_cost_table_is_measured_whole(monkeypatch):
-  monkeypatch.setattr(tune_block_sparse, 'SIDE', 128)
-  monkeypatch.setattr(tune_block_sparse, '_microseconds',
-                      lambda functions: {name: call() or 7.0 for name, call in functions.items()})
-  measured = tune_block_sparse._sparse(16, 4)
+  monkeypatch.setattr(block_sparse_costs, 'SIDE', 128)
+  monkeypatch.setattr(block_sparse_costs, '_microseconds',
+                      lambda functions, rounds: {name: call() or 7.0
+                                                 for name, call in functions.items()})
+  measured = block_sparse_costs.sparse_costs(16, 4, 6)
   wanted = {(operation, form) for operation in cost.OPERATIONS
-            for form in tune_block_sparse._forms(operation)}
+            for form in block_sparse_costs.forms_of(operation)}
   assert set(measured) == wanted
   # The same time at both densities: all of it is fixed, but for the least slope there is.
   assert measured['matmul', 'scan'] == pytest.approx((7.0, 0.001), abs=0.01)
-  assert set(tune_block_sparse._dense(64, 4)) == set(cost.OPERATIONS)
+  assert set(block_sparse_costs.dense_costs(64, 4, 6)) == set(cost.OPERATIONS)

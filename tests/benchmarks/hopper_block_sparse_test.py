@@ -154,7 +154,7 @@ def small_on_this_machine(monkeypatch, tmp_path):
   monkeypatch.setattr(hopper_checks, 'POISON_BYTES', 4096)
   setting = {'commit': 'c', 'device': 'tiny', 'tables': False}
   with flagsaver.flagsaver():
-    hopper_block_sparse.flags.FLAGS(['', '--stage=frontier', '--rounds=6', '--limit=2'])
+    hopper_block_sparse.flags.FLAGS(['', '--stage=frontier', '--samples=6', '--limit=2'])
     yield lambda: hopper_block_sparse.Run(setting, tmp_path / 'rows.jsonl')
 
 

@@ -1,0 +1,124 @@
+"""What one product costs in one form: the measurements behind a cost table, see `cost.py`."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.timing import interleaved
+from sparsejax.kernels.block_sparse import cost, dense, xla
+from sparsejax.kernels.block_sparse.backend import Epilogue, Problem
+from sparsejax.kernels.block_sparse.layout import capacity_for, layout_of_mask
+
+SIDE = 1024
+BLOCKS = (8, 16, 32, 64, 128)
+ROWS = (1, 8, 32, 128, 512, 2048)
+DENSITIES = (0.05, 0.25)
+SIDES = (64, 256, 1024, 4096)
+LEAST_MILLISECONDS = 2.0      # of a sample
+MIN_MICROSECONDS = 0.001      # a slope lost in noise must not be negative
+
+
+def forms_of(operation: str) -> tuple[str, ...]:
+  return {'matmul': xla.FORMS, 'transposed': xla.WALKS,
+          'weight_gradient': xla.GRADIENT_FORMS}[operation]
+
+
+def sparse_costs(block: int, rows: int, rounds: int) -> dict[tuple[str, str], tuple[float, float]]:
+  """Returns {(operation, form): (fixed, per entry)} in microseconds."""
+  functions, entries = {}, {}
+  for density in DENSITIES:
+    problem, arrays = _problem(SIDE, block, rows, density)
+    # The unrolled form skips fillers.
+    entries[density] = {form: problem.entries for form in xla.WALKS} | {
+        'unroll': sum(map(len, problem.frozen or ()))}
+    for operation in cost.OPERATIONS:
+      for form in cost.xla_forms(operation, problem):
+        functions[operation, form, density] = _call(getattr(xla, operation), operation, problem,
+                                                    arrays, form=form)
+  times = _microseconds(functions, rounds)
+  low, high = DENSITIES
+  result = {}
+  for operation, form, density in times:
+    if density != low:
+      continue
+    at_low = times[operation, form, low]
+    # What is too large to gather at the higher density costs what it costs at the lower one.
+    at_high = times.get((operation, form, high))
+    if at_high is None:
+      result[operation, form] = (MIN_MICROSECONDS, at_low / entries[low][form])
+      continue
+    slope = max((at_high - at_low) / (entries[high][form] - entries[low][form]), MIN_MICROSECONDS)
+    constant = max(at_low - slope * entries[low][form], MIN_MICROSECONDS)
+    result[operation, form] = (constant, slope)
+  for operation in cost.OPERATIONS:
+    for form in forms_of(operation):
+      # Never asked for at this size: see cost.xla_forms. The table is a full grid all the same.
+      result.setdefault((operation, form), (1e9, 1e9))
+  return result
+
+
+def dense_costs(side: int, rows: int, rounds: int) -> dict[str, tuple[float, float]]:
+  """Returns {operation: (dense weight, blocks scattered first)} in microseconds."""
+  problem, arrays = _problem(side, 16, rows, 0.25)
+  x, g, blocks, layout = arrays
+  weight = dense.densified(blocks, layout, problem)
+  functions = {}
+  plain = {'matmul': (jnp.dot, (x, weight)),
+           'transposed': (lambda g, w: jnp.dot(g, w.T), (g, weight)),
+           'weight_gradient': (lambda x, g: jnp.dot(x.T, g), (x, g))}
+  for operation, (function, operands) in plain.items():
+    functions[operation, 'plain'] = functools.partial(_run, jax.jit(function), operands)
+    functions[operation, 'densified'] = _call(getattr(dense, operation), operation, problem,
+                                              arrays)
+  times = _microseconds(functions, rounds)
+  return {operation: (times[operation, 'plain'], times[operation, 'densified'])
+          for operation in plain}
+
+
+def _problem(side, block, rows, density):
+  rng = np.random.default_rng(0)
+  mask = np.zeros((side // block) ** 2, bool)
+  mask[rng.permutation(mask.size)[:max(4, round(density * mask.size))]] = True
+  mask = mask.reshape(side // block, -1)
+  layout = layout_of_mask(mask, capacity_for(mask))
+  entries = len(layout.row)
+  x, g = (jnp.asarray(rng.standard_normal((rows, side)), jnp.float32) for _ in range(2))
+  blocks = jnp.asarray(rng.standard_normal((entries, block, block)), jnp.float32)
+  ptr, row = np.asarray(layout.ptr), np.asarray(layout.row)
+  live = np.asarray(layout.live)
+  frozen = tuple(tuple(map(int, row[start:end][live[start:end]]))
+                 for start, end in zip(ptr, ptr[1:]))
+  problem = Problem(rows, (block, block), mask.shape, entries, 'float32', jax.default_backend(),
+                    frozen=frozen)
+  return problem, (x, g, blocks, layout)
+
+
+def _call(function, operation, problem, arrays, **options):
+  x, g, blocks, layout = arrays
+  if operation == 'matmul':
+    def compute(x, blocks, layout):
+      return function(x, blocks, layout, problem, None, Epilogue(), jnp.float32, **options)
+    operands = (x, blocks, layout)
+  elif operation == 'transposed':
+    def compute(g, blocks, layout):
+      return function(g, blocks, layout, problem, jnp.float32, **options)
+    operands = (g, blocks, layout)
+  else:
+    def compute(x, g, layout):
+      return function(x, g, layout, problem, **options)
+    operands = (x, g, layout)
+  return functools.partial(_run, jax.jit(compute), operands)
+
+
+def _run(function, operands):
+  jax.block_until_ready(function(*operands))
+
+
+def _microseconds(functions, rounds):
+  """Returns the lower quartile of each: other work on the machine only ever adds time."""
+  samples = interleaved(functions, rounds, pause=0, least=LEAST_MILLISECONDS)
+  return {name: 1e3 * float(np.quantile(values, 0.25)) for name, values in samples.items()}
