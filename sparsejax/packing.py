@@ -20,6 +20,7 @@ from sparsejax.kernels.block_sparse import BlockSparse, cost, xla
 from sparsejax.kernels.block_sparse.backend import Problem
 from sparsejax.paths import Tree, flatten, unflatten
 
+WORTH_IT = 0.8    # predictions miss by up to a fifth, and at worst a packed weight must not be slower
 PURPOSES = {'inference': cost.OPERATIONS[:1], 'training': cost.OPERATIONS}
 
 
@@ -122,8 +123,7 @@ def _judge(path: str, weight: BlockSparse, rows: int, purpose: str, force: bool)
     turned = problem.transposed if operation == 'transposed' else problem
     dense += table.dense_microseconds(operation, turned, scatter=False)
     sparse += table.sparse_microseconds(operation, cost.best_form(operation, turned), turned)
-  # Predictions within a tenth of each other are not worth a change of form.
-  gains = sparse < 0.9 * dense
+  gains = sparse < WORTH_IT * dense
   times = f'{sparse:.0f} us against {dense:.0f} us dense predicted for {purpose}, {rows} rows'
   if gains:
     reason = f'packed: {times}'
