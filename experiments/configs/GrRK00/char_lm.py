@@ -21,7 +21,9 @@ Ours:     one epoch of the four (--config.epochs=1; :pruned in epochs 0.2 to 0.8
             :dense_small  2.745     304,866   188                                    140
             :pruned       2.660     322,177   383 against 710    653 against 1027    434
             :dense        2.491   2,210,433   688                                    370
-          After one epoch a small dense network is as good as the sparse one, and faster.
+          After one epoch a small dense network is as good as the sparse one, and faster. After all
+          four: sparse 2.375 bits, forward 259 ms against 499, step 432 ms against 686;
+          :dense_small 2.337 bits, forward 69 ms.
 """
 
 import ml_collections
