@@ -20,7 +20,7 @@ from sparsejax.kernels.block_sparse import BlockSparse, cost, xla
 from sparsejax.kernels.block_sparse.backend import Problem
 from sparsejax.paths import Tree, flatten, unflatten
 
-WORTH_IT = 0.8    # predictions miss by up to a fifth, and at worst a packed weight must not be slower
+WORTH_IT = 0.8    # predictions miss by up to a fifth, and what is packed must not be slower
 PURPOSES = {'inference': cost.OPERATIONS[:1], 'training': cost.OPERATIONS}
 
 
