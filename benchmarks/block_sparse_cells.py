@@ -15,6 +15,7 @@ from jax.experimental import sparse
 from benchmarks.timing import PAUSE_SECONDS, estimate, interleaved, ratio
 from sparsejax.kernels.block_sparse import BlockSparse, block_sparse_matmul
 from sparsejax.packing import pack
+from sparsejax.training.step_timing import split_floats
 
 Array = jax.Array
 BLOCKS = (8, 16, 32, 64, 128)
@@ -163,13 +164,6 @@ def _jitted(product, function, x, weight):
 
 def _both(function, x, weight, cotangent):
   """The product and its two gradients; index arrays of a weight have none."""
-  leaves, structure = jax.tree.flatten(weight)
-  trained = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves]
-
-  def compute(x, values):
-    values = iter(values)
-    merged = [next(values) if is_trained else leaf for leaf, is_trained in zip(leaves, trained)]
-    return function(x, jax.tree.unflatten(structure, merged))
-  values = [leaf for leaf, is_trained in zip(leaves, trained) if is_trained]
-  y, pull_back = jax.vjp(compute, x, values)
+  values, rebuild = split_floats(weight)
+  y, pull_back = jax.vjp(lambda x, values: function(x, rebuild(values)), x, values)
   return y, pull_back(cotangent)

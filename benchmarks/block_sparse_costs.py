@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.timing import interleaved
-from sparsejax.kernels.block_sparse import cost, dense, xla
+from sparsejax.kernels.block_sparse import BlockSparse, cost, dense, xla
 from sparsejax.kernels.block_sparse.backend import Epilogue, Problem
-from sparsejax.kernels.block_sparse.layout import capacity_for, layout_of_mask
 
 SIDE = 1024
 BLOCKS = (8, 16, 32, 64, 128)
@@ -84,17 +83,12 @@ def _problem(side, block, rows, density):
   mask = np.zeros((side // block) ** 2, bool)
   mask[rng.permutation(mask.size)[:max(4, round(density * mask.size))]] = True
   mask = mask.reshape(side // block, -1)
-  layout = layout_of_mask(mask, capacity_for(mask))
-  entries = len(layout.row)
   x, g = (jnp.asarray(rng.standard_normal((rows, side)), jnp.float32) for _ in range(2))
-  blocks = jnp.asarray(rng.standard_normal((entries, block, block)), jnp.float32)
-  ptr, row = np.asarray(layout.ptr), np.asarray(layout.row)
-  live = np.asarray(layout.live)
-  frozen = tuple(tuple(map(int, row[start:end][live[start:end]]))
-                 for start, end in zip(ptr, ptr[1:]))
-  problem = Problem(rows, (block, block), mask.shape, entries, 'float32', jax.default_backend(),
-                    frozen=frozen)
-  return problem, (x, g, blocks, layout)
+  weight = BlockSparse.from_dense(rng.standard_normal((side, side)).astype(np.float32), block,
+                                  mask=mask).freeze()
+  problem = Problem(rows, weight.block_size, weight.grid, weight.capacity, 'float32',
+                    jax.default_backend(), frozen=weight.frozen)
+  return problem, (x, g, weight.blocks, weight.layout)
 
 
 def _call(function, operation, problem, arrays, **options):

@@ -33,11 +33,10 @@ def training_step_milliseconds(recipe: Recipe, model: Any, variables: Tree, imag
   """
   params = variables['params']
   others = {name: tree for name, tree in variables.items() if name != 'params'}
-  packed = {path: leaf.to_dense() for path, leaf in flatten(params).items()
-            if isinstance(leaf, Packed)}
-  masks = {path: (dense != 0).astype(dense.dtype) for path, dense in packed.items()}
-  steps = {'dense': (densify(params), {}), 'masked': (densify(params), masks),
-           'packed': (params, {})}
+  dense = densify(params)
+  masks = {path: (leaf != 0).astype(leaf.dtype) for path, leaf in flatten(dense).items()
+           if isinstance(flatten(params)[path], Packed)}
+  steps = {'dense': (dense, {}), 'masked': (dense, masks), 'packed': (params, {})}
   calls = {name: _step(recipe, model, tree, mask, others, images, targets)
            for name, (tree, mask) in steps.items()}
   times = interleaved_milliseconds(calls, repeats=repeats, warmup=2)
@@ -51,7 +50,7 @@ def split_floats(tree: Any) -> tuple[list[Array], Any]:
   leaves, structure = jax.tree.flatten(tree)
   floating = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves]
 
-  def rebuild(values, leaves=leaves):
+  def rebuild(values):
     rest = iter(values)
     return jax.tree.unflatten(structure, [next(rest) if own else leaf
                                           for leaf, own in zip(leaves, floating)])
