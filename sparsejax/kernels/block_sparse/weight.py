@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from sparsejax.block_grid import BlockGrid, BlockSize, block_pair
 from sparsejax.kernels.block_sparse.layout import (Layout, capacity_for, layout_of_indices,
                                                    layout_of_mask)
 from sparsejax.kernels.block_sparse.probe import Probe
@@ -63,12 +64,12 @@ class BlockSparse(Packed):
   @property
   def matrix_shape(self) -> tuple[int, int]:
     """(inputs, outputs), without the padding of ragged edges."""
-    return (math.prod(self.shape[:self.input_axes]), math.prod(self.shape[self.input_axes:]))
+    return BlockGrid(self.shape, self.input_axes, self.block_size).matrix
 
   @property
   def grid(self) -> tuple[int, int]:
     """Blocks in a column of the matrix and in a row of it."""
-    return _grid(self.matrix_shape, self.block_size)
+    return BlockGrid(self.shape, self.input_axes, self.block_size).grid
 
   @property
   def capacity(self) -> int:
@@ -76,7 +77,7 @@ class BlockSparse(Packed):
     return self.blocks.shape[-3]
 
   @classmethod
-  def from_dense(cls, weight: Array | np.ndarray, block_size: int | tuple[int, int], *,
+  def from_dense(cls, weight: Array | np.ndarray, block_size: BlockSize, *,
                  mask: Any = None, density: float | None = None, input_axes: int = 1,
                  pad: bool = False, capacity: int | None = None) -> BlockSparse:
     """Stores the blocks of a dense weight, on the host.
@@ -99,11 +100,10 @@ class BlockSparse(Packed):
     if not 1 <= input_axes < array.ndim:
       raise ValueError(f'a weight of shape {array.shape} with input_axes={input_axes} is no '
                        'matrix; some leading axes must be inputs and the rest outputs')
-    shape = array.shape
-    array = array.reshape(math.prod(shape[:input_axes]), -1)
-    size = _block_size(block_size)
-    _require_divides(array.shape, size, pad)
-    tiles = _tiles(array, size)
+    shape, size = array.shape, block_pair(block_size)
+    grid = BlockGrid(shape, input_axes, size)
+    _require_divides(grid.matrix, size, pad)
+    tiles = np.asarray(grid.tiles(array))
     if mask is not None and density is not None:
       raise ValueError('give mask or density, not both')
     if density is not None:
@@ -112,7 +112,7 @@ class BlockSparse(Packed):
       mask = (tiles != 0).any(axis=(2, 3))
     mask = np.asarray(mask, bool)
     if mask.shape != tiles.shape[:2]:
-      raise ValueError(f'mask has shape {mask.shape}; {array.shape[0]} x {array.shape[1]} in '
+      raise ValueError(f'mask has shape {mask.shape}; {grid.matrix[0]} x {grid.matrix[1]} in '
                        f'blocks of {size[0]} x {size[1]} is a grid of {tiles.shape[:2]}')
     layout = layout_of_mask(mask, _capacity(mask, capacity))
     blocks = np.where(np.asarray(layout.live)[:, None, None],
@@ -130,8 +130,8 @@ class BlockSparse(Packed):
     if getattr(blocks, 'ndim', 0) != 3 or len(blocks) != len(np.asarray(row)):
       raise ValueError(f'blocks has shape {np.shape(blocks)}; {len(np.asarray(row))} indices need '
                        '(n, b_in, b_out) with as many blocks')
-    matrix = (math.prod(shape[:input_axes]), math.prod(shape[input_axes:]))
-    layout = layout_of_indices(row, col, _grid(matrix, (blocks.shape[1], blocks.shape[2])))
+    grid = BlockGrid(shape, input_axes, (blocks.shape[1], blocks.shape[2])).grid
+    layout = layout_of_indices(row, col, grid)
     return cls(jnp.asarray(blocks), layout, tuple(shape), input_axes)
 
   @classmethod
@@ -146,8 +146,7 @@ class BlockSparse(Packed):
       ValueError: if the number of blocks is not that of the pattern.
     """
     blocks = np.asarray(blocks)
-    matrix = (math.prod(shape[:input_axes]), math.prod(shape[input_axes:]))
-    grid = _grid(matrix, (blocks.shape[1], blocks.shape[2]))
+    grid = BlockGrid(shape, input_axes, (blocks.shape[1], blocks.shape[2])).grid
     mask = np.asarray(mask(grid) if callable(mask) else mask, bool)
     if mask.shape != grid or mask.sum() != len(blocks):
       raise ValueError(f'{len(blocks)} blocks do not fill a pattern of shape {mask.shape} with '
@@ -164,9 +163,7 @@ class BlockSparse(Packed):
     grid = jnp.zeros((rows, columns, b_in, b_out), self.dtype)
     # Fillers and padding share places with each other or with a block, and add zeros there.
     grid = grid.at[self.layout.row, self.layout.col].add(blocks)
-    inputs, outputs = self.matrix_shape
-    dense = grid.transpose(0, 2, 1, 3).reshape(rows * b_in, columns * b_out)[:inputs, :outputs]
-    return dense.reshape(self.shape)
+    return BlockGrid(self.shape, self.input_axes, self.block_size).kernel(grid)
 
   def mask(self) -> Array:
     """Returns the pattern, (grid rows, grid columns) bool; traceable."""
@@ -210,7 +207,7 @@ class BlockSparse(Packed):
     return self.replace(frozen=tuple(tuple(map(int, row[start:end][live[start:end]]))
                                      for start, end in zip(ptr, ptr[1:])))
 
-  def merge(self, block_size: int | tuple[int, int]) -> BlockSparse:
+  def merge(self, block_size: BlockSize) -> BlockSparse:
     """Returns the same matrix in larger blocks, inner zeros kept, on the host.
 
     The tile a device multiplies well (128 wide on a TPU) may be larger than the block that was
@@ -219,7 +216,7 @@ class BlockSparse(Packed):
     Raises:
       ValueError: if the new block size is no multiple of the old one.
     """
-    size = _block_size(block_size)
+    size = block_pair(block_size)
     for new, old in zip(size, self.block_size):
       if new % old:
         raise ValueError(f'blocks of {self.block_size} do not merge into {size}: each side must be '
@@ -295,31 +292,11 @@ class BlockSparse(Packed):
             f'of {self.grid[0]}x{self.grid[1]})')
 
 
-def _block_size(block_size: int | tuple[int, int]) -> tuple[int, int]:
-  size = (block_size, block_size) if isinstance(block_size, int) else tuple(block_size)
-  if len(size) != 2 or min(size) < 1:
-    raise ValueError(f'block_size={block_size!r} must be a number from 1 on, or a pair (b_in, '
-                     'b_out)')
-  return (int(size[0]), int(size[1]))
-
-
-def _grid(matrix: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
-  return (-(-matrix[0] // size[0]), -(-matrix[1] // size[1]))
-
-
 def _require_divides(matrix: tuple[int, ...], size: tuple[int, int], pad: bool) -> None:
   ragged = [(n, b) for n, b in zip(matrix, size) if n % b]
   if ragged and not pad:
     raise ValueError(f'blocks of {size[0]} x {size[1]} do not divide a matrix of {matrix[0]} x '
                      f'{matrix[1]}; choose a divisor, or pass pad=True')
-
-
-def _tiles(matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  """Returns (rows, columns, b_in, b_out), padded with zeros."""
-  rows, columns = _grid((matrix.shape[0], matrix.shape[1]), size)
-  padded = np.zeros((rows * size[0], columns * size[1]), matrix.dtype)
-  padded[:matrix.shape[0], :matrix.shape[1]] = matrix
-  return padded.reshape(rows, size[0], columns, size[1]).transpose(0, 2, 1, 3)
 
 
 def _largest(tiles: np.ndarray, density: float) -> np.ndarray:
