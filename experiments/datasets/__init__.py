@@ -5,15 +5,13 @@ To add one, write a file with `load(data_dir) -> Dataset` and give it a line in 
 import difflib
 import os
 from collections.abc import Callable
-from typing import Any
 
 from experiments.datasets import digits, mnist, text
 from experiments.datasets.dataset import Dataset, hold_out
 
 __all__ = ['Dataset', 'hold_out', 'load', 'names']
 
-# A text has the fields of a data set of images, see text.Text.
-_LOADERS: dict[str, Callable[..., Any]] = {
+_LOADERS: dict[str, Callable[..., Dataset]] = {
     'digits': digits.load,
     'embedded_text': text.load_embedded,
     'fashion_mnist': mnist.load_fashion_mnist,

@@ -33,16 +33,40 @@ class Dataset:
   note: str = ''
 
   def __post_init__(self):
-    if len(self.class_names) != self.classes:
-      raise ValueError(f'{self.name}: {len(self.class_names)} class names for {self.classes} '
-                       'classes; give one name a class')
+    self.check_names()
     for split in ('train', 'test'):
       images, labels = getattr(self, f'{split}_images'), getattr(self, f'{split}_labels')
-      _check_split(f'{self.name}/{split}', images, labels, self.classes)
+      self.check_split(f'{self.name}/{split}', images, labels)
       for field, array in ((f'{split}_images', images), (f'{split}_labels', labels)):
         view = array.view()               # the caller's own array keeps its flags
         view.flags.writeable = False
         object.__setattr__(self, field, view)
+    self.check_shapes()
+
+  def check_names(self) -> None:
+    """Raises ValueError unless each class has one name."""
+    if len(self.class_names) != self.classes:
+      raise ValueError(f'{self.name}: {len(self.class_names)} class names for {self.classes} '
+                       'classes; give one name a class')
+
+  def check_split(self, where: str, images: np.ndarray, labels: np.ndarray) -> None:
+    """Raises ValueError for arrays of one split that are not what the class says."""
+    if images.dtype != np.uint8 or images.ndim != 4:
+      raise ValueError(f'{where}: images are {images.dtype} {images.shape}; need uint8 '
+                       '(N, H, W, C)')
+    if labels.dtype != np.int32 or labels.ndim != 1:
+      raise ValueError(f'{where}: labels are {labels.dtype} {labels.shape}; need int32 (N,)')
+    if len(images) != len(labels):
+      raise ValueError(f'{where}: {len(images)} images but {len(labels)} labels; the files do not '
+                       'belong together')
+    if len(labels) == 0:
+      raise ValueError(f'{where}: no examples; give at least one')
+    if labels.min() < 0 or labels.max() >= self.classes:
+      raise ValueError(f'{where}: labels run from {labels.min()} to {labels.max()}; '
+                       f'need 0 to {self.classes - 1}')
+
+  def check_shapes(self) -> None:
+    """Raises ValueError unless training and test examples have the same shape."""
     if self.train_images.shape[1:] != self.test_images.shape[1:]:
       raise ValueError(f'{self.name}: training images are {self.train_images.shape[1:]}, test '
                        f'images {self.test_images.shape[1:]}; both must have the same (H, W, C)')
@@ -93,18 +117,3 @@ def hold_out(dataset: Dataset, validation_examples: int,
   validation[order[:held]] = True
   return (dataset.train_images[~validation], dataset.train_labels[~validation],
           dataset.train_images[validation], dataset.train_labels[validation])
-
-
-def _check_split(where: str, images: np.ndarray, labels: np.ndarray, classes: int) -> None:
-  if images.dtype != np.uint8 or images.ndim != 4:
-    raise ValueError(f'{where}: images are {images.dtype} {images.shape}; need uint8 (N, H, W, C)')
-  if labels.dtype != np.int32 or labels.ndim != 1:
-    raise ValueError(f'{where}: labels are {labels.dtype} {labels.shape}; need int32 (N,)')
-  if len(images) != len(labels):
-    raise ValueError(f'{where}: {len(images)} images but {len(labels)} labels; the files do not '
-                     'belong together')
-  if len(labels) == 0:
-    raise ValueError(f'{where}: no examples; give at least one')
-  if labels.min() < 0 or labels.max() >= classes:
-    raise ValueError(f'{where}: labels run from {labels.min()} to {labels.max()}; '
-                     f'need 0 to {classes - 1}')

@@ -8,13 +8,12 @@ are guessed without what came before. Figures are therefore slightly worse than 
 that carries its state on through the text.
 """
 import dataclasses
-import functools
-import hashlib
 import os
 
 import numpy as np
 
 from experiments.datasets import fetch
+from experiments.datasets.dataset import Dataset
 
 WINDOW = 64                                # symbols
 TINY_SHAKESPEARE = fetch.RemoteFile(
@@ -30,8 +29,8 @@ VERSES_WINDOW = 16
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Text:
-  """Windows of a text, split into training and test; fields are named as those of `Dataset`.
+class Text(Dataset):
+  """Windows of a text, split into training and test.
 
   Attributes:
     name: the name it is loaded by.
@@ -42,39 +41,29 @@ class Text:
     note: what a reader of a result must know, or ''.
   Raises: ValueError if an array has another shape or dtype, or a symbol is out of range.
   """
-  name: str
-  classes: int
-  train_images: np.ndarray
-  train_labels: np.ndarray
-  test_images: np.ndarray
-  test_labels: np.ndarray
-  class_names: tuple[str, ...]
-  note: str = ''
 
-  def __post_init__(self):
+  def check_names(self) -> None:
     if len(self.class_names) != self.classes or not 1 <= self.classes <= 256:
       raise ValueError(f'{self.name}: {len(self.class_names)} symbols named for {self.classes} '
                        'classes; give one name a class, of 1 to 256')
-    for split in ('train', 'test'):
-      windows, labels = getattr(self, f'{split}_images'), getattr(self, f'{split}_labels')
-      _check_split(f'{self.name}/{split}', windows, labels, self.classes)
-      for field, array in ((f'{split}_images', windows), (f'{split}_labels', labels)):
-        view = array.view()               # the caller's own array keeps its flags
-        view.flags.writeable = False
-        object.__setattr__(self, field, view)
+
+  def check_split(self, where: str, images: np.ndarray, labels: np.ndarray) -> None:
+    if images.dtype != np.uint8 or images.ndim != 2:
+      raise ValueError(f'{where}: windows are {images.dtype} {images.shape}; need uint8 (N, T)')
+    if labels.dtype != np.int32 or labels.shape != images.shape:
+      raise ValueError(f'{where}: labels are {labels.dtype} {labels.shape}; need int32 '
+                       f'{images.shape}, one for each symbol')
+    if images.size == 0:
+      raise ValueError(f'{where}: no symbols; give at least one window')
+    highest, lowest = max(images.max(), labels.max()), labels.min()
+    if lowest < 0 or highest >= self.classes:
+      raise ValueError(f'{where}: symbols run from {min(lowest, images.min())} to {highest}; need '
+                       f'0 to {self.classes - 1}')
+
+  def check_shapes(self) -> None:
     if self.train_images.shape[1] != self.test_images.shape[1]:
       raise ValueError(f'{self.name}: training windows have {self.train_images.shape[1]} symbols, '
                        f'test windows {self.test_images.shape[1]}; both must have as many')
-
-  @functools.cached_property
-  def hash(self) -> str:
-    """SHA-256, in hex, of the four arrays, as `Dataset.hash`."""
-    digest = hashlib.sha256()
-    for field in ('train_images', 'train_labels', 'test_images', 'test_labels'):
-      array = getattr(self, field)
-      digest.update(f'{field} {array.dtype.name} {",".join(map(str, array.shape))}\n'.encode())
-      digest.update(np.ascontiguousarray(array, array.dtype.newbyteorder('<')).data)
-    return digest.hexdigest()
 
 
 def load_tiny_shakespeare(data_dir: str | os.PathLike | None = None,
@@ -127,17 +116,3 @@ def from_texts(name: str, train: str, test: str, window: int, note: str = '') ->
     splits[f'{split}_labels'] = codes[1:].reshape(count, window).astype(np.int32)
   return Text(name=name, classes=len(symbols), class_names=tuple(symbols), note=note,
               **splits)
-
-
-def _check_split(where: str, windows: np.ndarray, labels: np.ndarray, classes: int) -> None:
-  if windows.dtype != np.uint8 or windows.ndim != 2:
-    raise ValueError(f'{where}: windows are {windows.dtype} {windows.shape}; need uint8 (N, T)')
-  if labels.dtype != np.int32 or labels.shape != windows.shape:
-    raise ValueError(f'{where}: labels are {labels.dtype} {labels.shape}; need int32 '
-                     f'{windows.shape}, one for each symbol')
-  if windows.size == 0:
-    raise ValueError(f'{where}: no symbols; give at least one window')
-  highest, lowest = max(windows.max(), labels.max()), labels.min()
-  if lowest < 0 or highest >= classes:
-    raise ValueError(f'{where}: symbols run from {min(lowest, windows.min())} to {highest}; need '
-                     f'0 to {classes - 1}')
