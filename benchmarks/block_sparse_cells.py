@@ -14,11 +14,11 @@ from jax.experimental import sparse
 
 from benchmarks.timing import PAUSE_SECONDS, estimate, interleaved, ratio
 from sparsejax.kernels.block_sparse import BlockSparse, block_sparse_matmul
+from sparsejax.kernels.block_sparse.arg_specs import BENCHMARKS
 from sparsejax.packing import pack
 from sparsejax.training.step_timing import split_floats
 
 Array = jax.Array
-BLOCKS = (8, 16, 32, 64, 128)
 OTHERS_AT = (32, 128)        # masks and unstructured formats hardly depend on the block
 LEAST_MILLISECONDS = 2.0     # of a sample
 BCOO_ENTRIES = 2 * 10**6     # times rows: beyond it takes seconds a call
@@ -39,17 +39,17 @@ class Cell(NamedTuple):
     return f'{self.m}x{self.k}x{self.n}'
 
 
-def _cells(shapes, blocks, densities):
-  return [Cell(*shape, block, density)
-          for shape in shapes for block in blocks for density in densities]
+LARGE = ('512x2048x2048', '128x4096x4096')      # slow: not every block and density
 
 
-CELLS = [
-    *_cells([(128, 1024, 1024), (512, 1024, 1024), (1, 4096, 4096)], BLOCKS,
-            (0.5, 0.2, 0.1, 0.05, 0.01)),
-    *_cells([(512, 2048, 2048), (128, 4096, 4096)], (32, 128), (0.2, 0.1, 0.05, 0.01)),
-]
-QUICK_CELLS = _cells([(128, 1024, 1024)], (32, 128), (0.5, 0.1, 0.05))
+def _kept(cell):
+  return cell.shape not in LARGE or (cell.block in (32, 128) and cell.density < 0.5)
+
+
+CELLS = [cell for cell in (Cell(spec.m, spec.inputs, spec.outputs, spec.block[0], spec.density)
+                           for spec in BENCHMARKS) if _kept(cell)]
+QUICK_CELLS = [cell for cell in CELLS if cell.shape == '128x1024x1024' and cell.block in (32, 128)
+               and cell.density in (0.5, 0.1, 0.05)]
 
 
 def time_cell(cell: Cell, rounds: int, others: bool) -> list[dict[str, Any]]:
