@@ -42,6 +42,7 @@ def he_normal() -> Any:
 
 
 METHODS: dict[str, Callable[..., sparsejax.Regulariser]] = {
+    'block_pruning': sparsejax.block_pruning,
     'block_rigl': sparsejax.block_rigl,
     'block_set': sparsejax.block_set,
     'block_sparse': sparsejax.block_sparse,

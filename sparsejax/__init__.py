@@ -4,6 +4,7 @@ from sparsejax.apply import apply
 from sparsejax.kernels.block_sparse import BlockSparse
 from sparsejax.packing import pack
 from sparsejax.regulariser import Regulariser, chain, finalise, partition, stacked
+from sparsejax.regularisers.block_pruning import block_pruning, dense_quantile
 from sparsejax.regularisers.block_sparse import block_sparse
 from sparsejax.regularisers.blockwise import blockwise
 from sparsejax.regularisers.dropout import dropout

@@ -68,6 +68,18 @@ def group_lasso_oracle(axis):
   return oracle
 
 
+def block_norms_oracle(b_in, b_out, gates=1):
+  """Narang et al. 2017: the plain sum of block norms, edges ragged, no block across two gates."""
+  def oracle(params, state):
+    total = 0.0
+    for w in flatten(params).values():
+      for gate in np.split(w.reshape(-1, w.shape[-1]), gates, axis=1):
+        total += sum(np.linalg.norm(gate[i:i + b_in, j:j + b_out])
+                     for i in range(0, len(gate), b_in) for j in range(0, gate.shape[1], b_out))
+    return state['group_lasso'] * total
+  return oracle
+
+
 def blockwise_oracle(oracle):
   """That of the method inside, on its (blocks, entries)."""
   return lambda params, state: oracle(params, state['blockwise'])
@@ -115,6 +127,13 @@ METHODS = {
                  blockwise_oracle(l0_oracle(-2))),
     'group_lasso_block': (sparsejax.blockwise(sparsejax.group_lasso(0.3), (2, 3)),
                           blockwise_oracle(group_lasso_oracle(-2))),
+    'block_pruning': (sparsejax.block_pruning(1.0, start=1, ramp=4, end=8, freq=2), no_cost),
+    'block_pruning_group_lasso': (sparsejax.block_pruning(
+        0.6, start=1, ramp=4, end=8, freq=2, block_size=(3, 4), group_lasso=0.3),
+        block_norms_oracle(3, 4)),
+    'block_pruning_proximal': (sparsejax.block_pruning(
+        0.6, start=1, ramp=4, end=8, freq=2, block_size=2, gates=2, group_lasso=0.3,
+        proximal_step=0.02), block_norms_oracle(2, 2, gates=2)),
     'block_sparse': (sparsejax.block_sparse((4, 3), density=0.5), no_cost),
     'block_sparse_magnitude': (sparsejax.block_sparse((4, 4), layout='magnitude', density=0.6,
                                                       pad=True), no_cost),
