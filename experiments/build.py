@@ -79,7 +79,7 @@ OPTIMISERS = {'adam': optax.adam, 'sgd': optax.sgd}
 FIELDS = ('paper', 'seed', 'dataset', 'training_examples', 'validation_examples', 'batch_size',
           'epochs', 'evaluate_every', 'checkpoint_every', 'ema_decay', 'penalty_weight',
           'preprocess', 'model', 'optimiser', 'regulariser')
-OPTIONAL_FIELDS = ('choose', 'pack', 're_estimate_batch_norm', 'task')
+OPTIONAL_FIELDS = ('choose', 'early_stopping', 'pack', 're_estimate_batch_norm', 'sequence', 'task')
 TASKS = {'classification': cross_entropy, 'language_model': token_cross_entropy}
 
 
@@ -133,6 +133,7 @@ def recipe(config: ml_collections.ConfigDict, images: np.ndarray) -> Recipe:
       train_kwargs={'train': True} if training_flag else {},
       eval_kwargs={'train': False} if training_flag else {},
       loss=TASKS[task],
+      sequential='sequence' in config,
   )
 
 

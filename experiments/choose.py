@@ -16,8 +16,8 @@ import ml_collections
 
 from sparsejax.paths import flatten
 from sparsejax.structured import densify
-from sparsejax.training.evaluate import deployed_weights, logits_of
-from sparsejax.training.fit import Recipe, TrainState
+from sparsejax.training.evaluate import deployed_weights, nll_and_wrong
+from sparsejax.training.fit import Recipe, TrainState, deployed_collections
 
 Array = jax.Array
 
@@ -53,9 +53,9 @@ def choose(config: ml_collections.ConfigDict, recipe: Recipe, state: TrainState,
 
 
 def require_number(config: ml_collections.ConfigDict, state: TrainState,
-                   validation_examples: int) -> None:
+                   validation_set: bool) -> None:
   """Raises ValueError if there is nothing to choose on, or no such number to choose."""
-  if not validation_examples:
+  if not validation_set:
     raise ValueError('config.choose needs held-out data; set config.validation_examples, or leave '
                      'config.choose out to take the number as it is')
   rules = state.method_state
@@ -76,7 +76,7 @@ def _with(state: TrainState, config: Any, value: float) -> TrainState:
 
 def _measure(recipe: Recipe, state: TrainState, images: Array, labels: Array):
   weights = deployed_weights(recipe, state)
-  logits = logits_of(recipe.model, recipe.preprocess, {'params': weights, **state.collections},
-                     images, recipe.eval_kwargs)
+  variables = {'params': weights, **deployed_collections(state.collections)}
+  _, wrong = nll_and_wrong(recipe, variables, images, labels)
   kept = sum(jnp.sum(leaf != 0) for leaf in flatten(densify(weights)).values() if leaf.ndim >= 2)
-  return 100 * jnp.mean(jnp.argmax(logits, axis=-1) != labels), kept
+  return 100 * jnp.mean(wrong), kept

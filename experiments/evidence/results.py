@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.scores import wrong_in_folder
 from sparsejax import ledger
 from sparsejax.codec.atomic import write_atomically
 from sparsejax.training.metrics import read_metrics
@@ -56,12 +57,6 @@ class Result(NamedTuple):
     count, _, bits = self.wrong.partition(':')
     packed = np.frombuffer(base64.b64decode(bits), np.uint8)
     return np.unpackbits(packed, count=int(count)).astype(bool)
-
-
-def wrong_in_folder(folder: pathlib.Path) -> np.ndarray:
-  """Returns which test examples a finished run gets wrong, bool (n,), from its saved logits."""
-  with np.load(folder / 'test_logits.npz', allow_pickle=False) as archive:
-    return archive['logits'].argmax(1) != archive['labels']
 
 
 def from_folder(folder: str | os.PathLike[str], config: str, code_hash: str) -> Result:

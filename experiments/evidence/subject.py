@@ -13,7 +13,7 @@ import numpy as np
 from experiments import datasets
 from experiments.evidence.controls import Facts, facts
 from experiments.evidence.point import Point, deployed_file, wrong_on_test
-from experiments.evidence.results import wrong_in_folder
+from experiments.scores import LOGITS_FILE, TOKENS_FILE, wrong_in_folder
 from experiments.workdir import CONFIG_FILE, config_hash
 from sparsejax import codec, ledger
 
@@ -49,7 +49,8 @@ def of_run(folder: pathlib.Path) -> Subject:
   Raises:
     ValueError: naming the file, if the run has not ended or one of its files is damaged.
   """
-  for name in ('ledger.json', CONFIG_FILE, 'deployed.safetensors', 'test_logits.npz'):
+  predictions = TOKENS_FILE if (folder / TOKENS_FILE).exists() else LOGITS_FILE
+  for name in ('ledger.json', CONFIG_FILE, 'deployed.safetensors', predictions):
     if not (folder / name).is_file():
       raise ValueError(f'{folder / name} is missing: a control needs a finished run; run '
                        f'experiments.train --workdir={folder} to its end')

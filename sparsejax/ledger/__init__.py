@@ -5,6 +5,7 @@ from sparsejax.ledger.calibration import (
   error_percent,
   expected_calibration_error,
   nll_nats,
+  scores_of_predictions,
 )
 from sparsejax.ledger.count import architecture_kept, count_layers, totals
 from sparsejax.ledger.ledger import assemble, read, validate, write
@@ -17,6 +18,6 @@ from sparsejax.ledger.timing import interleaved_milliseconds, thread_count
 __all__ = [
   'KEYS', 'LAYER_KEYS', 'LEDGER_VERSION', 'architecture_kept', 'assemble', 'brier_score',
   'classification_scores', 'count_layers', 'describe_run', 'error_percent',
-  'expected_calibration_error', 'interleaved_milliseconds', 'measure', 'nll_nats', 'read', 'table',
-  'thread_count', 'totals', 'validate', 'write',
+  'expected_calibration_error', 'interleaved_milliseconds', 'measure', 'nll_nats', 'read',
+  'scores_of_predictions', 'table', 'thread_count', 'totals', 'validate', 'write',
 ]

@@ -27,15 +27,18 @@ def expected_calibration_error(logits: ArrayLike, labels: ArrayLike, bins: int =
   Bin m of M holds the confidences in ((m - 1) / M, m / M]. A fraction in [0, 1].
   Source: Guo, Pleiss, Sun, Weinberger, 2017, arXiv:1706.04599, eqs. 2 and 3; 15 bins as there.
   """
-  if bins < 1:
-    raise ValueError(f'bins is {bins}; use at least 1')
   logits, labels = _checked(logits, labels)
   confidence = np.exp(log_softmax(logits)).max(axis=1)
-  correct = logits.argmax(axis=1) == labels
+  return _calibration_error(confidence, logits.argmax(axis=1) == labels, bins)
+
+
+def _calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
+  if bins < 1:
+    raise ValueError(f'bins is {bins}; use at least 1')
   edges = np.arange(1, bins) / bins                     # inner edges, each closing the bin below it
   index = np.searchsorted(edges, confidence, side='left')
   gaps = np.bincount(index, weights=correct - confidence, minlength=bins)
-  return float(np.abs(gaps).sum() / len(labels))
+  return float(np.abs(gaps).sum() / len(confidence))
 
 
 def brier_score(logits: ArrayLike, labels: ArrayLike) -> float:
@@ -53,6 +56,31 @@ def classification_scores(logits: ArrayLike, labels: ArrayLike) -> dict[str, flo
       'test_nll_nats': nll_nats(logits, labels),
       'test_expected_calibration_error_percent': 100 * expected_calibration_error(logits, labels),
       'test_brier': brier_score(logits, labels),
+  }
+
+
+def scores_of_predictions(nll: ArrayLike, wrong: ArrayLike, confidence: ArrayLike,
+                          brier: ArrayLike) -> dict[str, float]:
+  """The same scores, of what is known of each prediction where its logits were not kept.
+
+  Args:
+    nll: nats. wrong: bool. confidence: largest probability. brier: squared distance of the
+      probabilities to the one-hot label. All of one shape, finite.
+  """
+  names = ('nll', 'wrong', 'confidence', 'brier')
+  arrays = [np.asarray(values, np.float64).reshape(-1)
+            for values in (nll, wrong, confidence, brier)]
+  for name, values in zip(names, arrays):
+    if values.shape != arrays[0].shape or not values.size or not np.isfinite(values).all():
+      raise ValueError(f'{name} holds {values.size} values for {arrays[0].size} of nll, '
+                       f'{np.count_nonzero(~np.isfinite(values))} of them not finite; give one '
+                       'finite number a prediction, at least one')
+  nats, missed, sure, distance = arrays
+  return {
+      'test_error_percent': float(100 * missed.mean()),
+      'test_nll_nats': float(nats.mean()),
+      'test_expected_calibration_error_percent': 100 * _calibration_error(sure, missed == 0),
+      'test_brier': float(distance.mean()),
   }
 
 

@@ -141,6 +141,11 @@ def _contradictions(ledger: Mapping[str, Any]) -> list[str]:
                                            rel_tol=ROUNDING):
     problems.append(f'test_bits_per_token is {bits} but test_nll_nats is '
                     f'{ledger["test_nll_nats"]}; give test_nll_nats / ln 2')
+  perplexity = ledger.get('test_perplexity')
+  if perplexity is not None and not math.isclose(math.log(perplexity), ledger['test_nll_nats'],
+                                                 rel_tol=ROUNDING, abs_tol=ROUNDING):
+    problems.append(f'test_perplexity is {perplexity} but test_nll_nats is '
+                    f'{ledger["test_nll_nats"]}; give exp(test_nll_nats)')
   for ratio, (above, below) in RATIOS.items():
     if not math.isclose(ledger[ratio] * ledger[below], ledger[above], rel_tol=ROUNDING):
       problems.append(f'{ratio} is {ledger[ratio]} but {above} / {below} is {ledger[above]} / '

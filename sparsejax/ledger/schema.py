@@ -58,6 +58,7 @@ _QUALITY = {
         float, 'mean negative log-likelihood, nats per label: of a test example, or of its tokens'),
     'test_bits_per_token': Key(
         float, 'test_nll_nats / ln 2 of a language model: bits per character or word', added=True),
+    'test_perplexity': Key(float, 'exp(test_nll_nats) of a language model', added=True),
     'test_expected_calibration_error_percent': Key(float, '15 equal-width bins, percent'),
     'test_brier': Key(float, 'mean squared distance to the one-hot label, 0 to 2'),
 }

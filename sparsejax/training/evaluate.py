@@ -12,7 +12,8 @@ import numpy as np
 from sparsejax.apply import apply
 from sparsejax.paths import Tree, flatten
 from sparsejax.structured import densify
-from sparsejax.training.fit import Recipe, TrainState, evaluation_params
+from sparsejax.training.fit import Recipe, TrainState, deployed_collections, evaluation_params
+from sparsejax.training.token_scores import token_scores_of
 
 Array = jax.Array
 
@@ -62,20 +63,30 @@ def jit_summary(recipe: Recipe) -> Callable[[TrainState, Array, Array], dict[str
   @jax.jit
   def compute(state, images, labels):
     weights = deployed_weights(recipe, state)
-    variables = {'params': weights, **state.collections}
-    logits = logits_of(recipe.model, recipe.preprocess, variables, images, recipe.eval_kwargs)
-    chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=-1)
+    variables = {'params': weights, **deployed_collections(state.collections)}
+    nll, wrong = nll_and_wrong(recipe, variables, images, labels)
     kernels = {path: leaf for path, leaf in flatten(densify(weights)).items() if leaf.ndim >= 2}
     kept = {path: jnp.sum(leaf != 0) for path, leaf in kernels.items()}
     total = sum(leaf.size for leaf in kernels.values())
     return {
-        'error_percent': 100 * jnp.mean(jnp.argmax(logits, axis=-1) != labels),
-        'nll_nats': -jnp.mean(chosen),
+        'error_percent': 100 * jnp.mean(wrong),
+        'nll_nats': jnp.mean(nll),
         'penalty_nats': recipe.regulariser.penalty(state.params, state.method_state),
         'density': sum(kept.values()) / total,
         **{f'density/{path}': kept[path] / leaf.size for path, leaf in kernels.items()},
     }
   return compute
+
+
+def nll_and_wrong(recipe: Recipe, variables: Mapping[str, Any], images: Array,
+                  labels: Array) -> tuple[Array, Array]:
+  """Returns (-log p(label) in nats, whether the label is missed) of each label."""
+  if labels.ndim > 1:
+    scores = token_scores_of(recipe, recipe.model, variables, images, labels)
+    return scores.nll_nats, scores.wrong
+  logits = logits_of(recipe.model, recipe.preprocess, variables, images, recipe.eval_kwargs)
+  chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=-1)
+  return -chosen, jnp.argmax(logits, axis=-1) != labels
 
 
 def host_numbers(summary: Mapping[str, Array]) -> dict[str, float]:

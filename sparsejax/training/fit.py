@@ -70,6 +70,9 @@ class Preprocess(NamedTuple):
     return (images.astype(jnp.float32) - mean) * self.scale
 
 
+CARRY = 'carry'   # the collection in which a model keeps its recurrent state from window to window
+
+
 class Recipe(NamedTuple):
   """What stays fixed in a run.
 
@@ -86,6 +89,10 @@ class Recipe(NamedTuple):
     train_kwargs, eval_kwargs: passed to the model, such as {'train': True}.
     loss: (float32 logits, targets of the batch) -> nats of each example. The targets are labels,
       or whatever arrays a loss wants beside each image: a teacher's logits, say.
+    sequential: the examples are windows of `batch_size` texts read side by side, in the order of
+      time: window step * batch_size + i is the step-th of text i. They are visited in that order,
+      and a model that keeps its recurrent state in the collection 'carry' starts each epoch from
+      zeros and hands the state on from window to window (truncated back-propagation).
   """
 
   model: nn.Module
@@ -99,6 +106,7 @@ class Recipe(NamedTuple):
   train_kwargs: Mapping[str, Any] = {}
   eval_kwargs: Mapping[str, Any] = {}
   loss: Callable[[Array, Any], Array] = cross_entropy
+  sequential: bool = False
 
 
 class TrainState(NamedTuple):
@@ -120,13 +128,25 @@ class TrainState(NamedTuple):
 
 
 def start(recipe: Recipe, key: Array, images: Array) -> TrainState:
-  """Returns the state before the first step; `images` (1 or more of them) give the shapes."""
+  """Returns the state before the first step; `images` (1 or more of them) give the shapes.
+
+  Raises:
+    ValueError: for a sequential recipe whose model keeps no recurrent state.
+  """
   inputs = recipe.preprocess(images[:1])
+  if recipe.sequential:                 # the recurrent state has a row for each text of the batch
+    inputs = jnp.broadcast_to(inputs, (recipe.batch_size, *inputs.shape[1:]))
   streams = {name: cast(Array, fold(key, f'init/{name}'))
              for name in ('params', 'dropout', 'noise')}
   variables = core.unfreeze(recipe.model.init(streams, inputs, **recipe.eval_kwargs))
   weights = variables.pop('params')
   collections = {name: tree for name, tree in variables.items() if name != 'intermediates'}
+  if recipe.sequential and CARRY not in collections:
+    raise ValueError(f'{type(recipe.model).__name__} keeps no recurrent state in the collection '
+                     f'{CARRY!r}, which a sequential recipe hands on from window to window; set '
+                     'carried=True in the model, or let windows be shuffled')
+  # Initialisation has run the model once, so that the state is no longer zero.
+  collections = _restarted(collections) if recipe.sequential else deployed_collections(collections)
   params, method_state = recipe.regulariser.init(fold(key, 'regulariser'), weights)
   average = jax.tree.map(jnp.zeros_like, params) if recipe.ema_decay else None
   return TrainState(params, method_state, collections, recipe.optimiser.init(params), average,
@@ -189,24 +209,65 @@ def epoch_order(recipe: Recipe, state: TrainState, examples: int) -> Array:
   """Returns the batches of the coming epoch, int32 (steps, batch_size), without replacement.
 
   The order comes from the run's key and the step, so an interrupted run repeats it. Examples that
-  fill no whole batch are left out of this epoch.
+  fill no whole batch are left out of this epoch. Sequential recipes have the order of time.
   """
+  return _order(recipe, state, state.step, examples)
+
+
+def _order(recipe: Recipe, state: TrainState, first_step: Array, examples: int) -> Array:
+  """The batches of the epoch that begins at `first_step`."""
   steps = examples // recipe.batch_size
   if steps == 0:
     raise ValueError(f'batch_size={recipe.batch_size} exceeds the {examples} training examples; '
                      'lower config.batch_size')
-  key = jax.random.fold_in(cast(Array, fold(state.key, 'order')), state.step)
-  # One sort of random bits; random.permutation sorts twice.
-  order = jnp.argsort(jax.random.bits(key, (examples,)))
+  if recipe.sequential:
+    order = jnp.arange(steps * recipe.batch_size, dtype=jnp.int32)
+  else:
+    key = jax.random.fold_in(cast(Array, fold(state.key, 'order')), first_step)
+    # One sort of random bits; random.permutation sorts twice.
+    order = jnp.argsort(jax.random.bits(key, (examples,)))
   return order[:steps * recipe.batch_size].reshape(steps, recipe.batch_size)
 
 
 def train_epoch(recipe: Recipe, state: TrainState, images: Array,
                 targets: Any) -> tuple[TrainState, Array]:
   """Runs one epoch as one scan; returns the state and the NLL of each step, (steps,)."""
+  state = state._replace(collections=_restarted(state.collections))
+  return _scan(recipe, state, images, targets, epoch_order(recipe, state, images.shape[0]))
+
+
+def train_steps(recipe: Recipe, state: TrainState, images: Array, targets: Any,
+                count: int) -> tuple[TrainState, Array]:
+  """Runs the next `count` steps of the epoch that `state` is in; returns as `train_epoch`.
+
+  Steps 0 to k and k to n of an epoch give what the whole epoch gives, bit for bit, so a run may be
+  interrupted inside an epoch. The caller does not ask for more steps than the epoch has left.
+  """
+  position = state.step % (images.shape[0] // recipe.batch_size)
+  order = _order(recipe, state, state.step - position, images.shape[0])
+  batches = jax.lax.dynamic_slice_in_dim(order, position, count)
+  state = state._replace(collections=_restarted(state.collections, position == 0))
+  return _scan(recipe, state, images, targets, batches)
+
+
+def _scan(recipe, state, images, targets, batches):
   def step(carry, batch):
     return train_step(recipe, carry, images[batch], jax.tree.map(lambda t: t[batch], targets))
-  return jax.lax.scan(step, state, epoch_order(recipe, state, images.shape[0]))
+  return jax.lax.scan(step, state, batches)
+
+
+def _restarted(collections: dict[str, Tree], restart: Any = True) -> dict[str, Tree]:
+  """Returns the collections with zeros for the recurrent state, if there is one, on `restart`."""
+  if CARRY not in collections:
+    return collections
+  carry = jax.tree.map(lambda leaf: jnp.where(restart, jnp.zeros_like(leaf), leaf),
+                       collections[CARRY])
+  return {**collections, CARRY: carry}
+
+
+def deployed_collections(collections: Mapping[str, Tree]) -> dict[str, Tree]:
+  """Returns the collections of the deployed network, which starts from no recurrent state."""
+  return {name: tree for name, tree in collections.items() if name != CARRY}
 
 
 def jit_epoch(recipe: Recipe) -> Callable[[TrainState, Array, Any], tuple[TrainState, Array]]:

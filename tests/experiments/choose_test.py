@@ -66,10 +66,10 @@ def test_the_fewest_weights_within_the_slack_are_taken(trained, slack):
 
 def test_what_cannot_be_chosen_is_refused(trained):
   _, state, _, _ = trained
-  require_number(config(0.1), state, validation_examples=100)
+  require_number(config(0.1), state, validation_set=True)
   with pytest.raises(ValueError, match='needs held-out data; set config.validation_examples'):
-    require_number(config(0.1), state, validation_examples=0)
+    require_number(config(0.1), state, validation_set=False)
   with pytest.raises(ValueError, match="'gates' is no rule; rules are groups"):
-    require_number(config(0.1, rule='gates'), state, validation_examples=100)
+    require_number(config(0.1, rule='gates'), state, validation_set=True)
   with pytest.raises(ValueError, match="'treshold' is no number .* it has strength, threshold"):
-    require_number(config(0.1, number='treshold'), state, validation_examples=100)
+    require_number(config(0.1, number='treshold'), state, validation_set=True)
