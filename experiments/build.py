@@ -54,6 +54,7 @@ METHODS: dict[str, Callable[..., sparsejax.Regulariser]] = {
     'l1': sparsejax.l1,
     'magnitude_pruning': sparsejax.magnitude_pruning,
     'rigl': sparsejax.rigl,
+    'soft_weight_sharing': sparsejax.soft_weight_sharing,
     'sparse_evolutionary_training': sparsejax.sparse_evolutionary_training,
     'sparse_variational_dropout': sparsejax.sparse_variational_dropout,
     'stacked': stacked,

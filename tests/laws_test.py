@@ -93,6 +93,32 @@ def decay_oracle(params, state):
   return 0.5 * state['strength'] * sum((w**2).sum() for w in flatten(params).values())
 
 
+def soft_sharing_oracle(shared=True):
+  """Ullrich et al. 2017: -log p(w) summed, and the priors of the mixture, by SciPy."""
+  def oracle(params, state):
+    flat = flatten(params['mixture'])
+    total = 0.0
+    for group in {path.rpartition('/')[0] for path in flat}:
+      own = {path.rpartition('/')[2]: leaf for path, leaf in flat.items()
+             if path.rpartition('/')[0] == group}
+      logit = own.get('zero_logit')
+      zero = state['zero_mixing'] if logit is None else special.expit(logit)
+      if logit is not None:
+        total -= stats.beta.logpdf(zero, state['zero_alpha'], state['zero_beta'])
+      mixing = np.append(zero, (1 - zero) * special.softmax(own['log_mixing']))
+      means, deviations = np.append(0, own['means']), np.exp(-own['log_precisions'] / 2)
+      for path, w in flatten(params['weight']).items():
+        if shared or path.rpartition('/')[0] == group:
+          terms = stats.norm.logpdf(w[..., None], means, deviations)
+          total -= special.logsumexp(terms, axis=-1, b=mixing).sum()
+      if 'shape' in state:
+        shapes = np.append(state['zero_shape'], np.full(means.size - 1, state['shape']))
+        rates = np.append(state['zero_rate'], np.full(means.size - 1, state['rate']))
+        total -= stats.gamma.logpdf(deviations**-2.0, shapes, scale=1 / rates).sum()
+    return state['strength'] * total
+  return oracle
+
+
 def no_cost(params, state):
   del params, state
   return 0.0
@@ -139,6 +165,10 @@ METHODS = {
                                                       pad=True), no_cost),
     'block_set': (sparsejax.block_set((2, 3), 0.5, every=3), no_cost),
     'block_rigl': (sparsejax.block_rigl((2, 3), 0.5, every=3, end=9), no_cost),
+    'soft_sharing': (sparsejax.soft_weight_sharing(5, 0.9, strength=0.3), soft_sharing_oracle()),
+    'soft_sharing_layers': (sparsejax.soft_weight_sharing(
+        4, (9.0, 1.0), None, strength=0.3, shared=False, merge_below=1e-3),
+        soft_sharing_oracle(shared=False)),
     'weight_decay': (sparsejax.weight_decay(0.3), decay_oracle),
     'dropout': (sparsejax.dropout(0.5), no_cost),
     'dropout_batch': (sparsejax.dropout(0.5, per='batch', axis=-1), no_cost),
@@ -159,8 +189,8 @@ def test_bfloat16_stays(name):
   params, state = jax.eval_shape(method.init, key, weights)
   testing.check_shapes(method, weights, params, state, key)
   for path, leaf in flatten(params).items():
-    # What a method adds (variances, gates) is float32 whatever the weights are.
-    added = path.startswith(('log_alpha', 'log_sigma2'))
+    # What a method adds (variances, gates, a mixture) is float32 whatever the weights are.
+    added = path.startswith(('log_alpha', 'log_sigma2', 'mixture'))
     assert leaf.dtype == (jnp.float32 if added else jnp.bfloat16), path
 
 
