@@ -47,6 +47,10 @@ class _Located(Structured):
       return self.weight.to_dense()
     kind = type(self.weight).__name__
     repair = "use noise='weight' or per='batch' there"
+    if isinstance(self.weight, Gated):
+      repair = ('gates per example need stock layers around each product: in a recurrent network '
+                "nn.LSTMCell, nn.GRUCell or nn.SimpleCell, for nn.OptimizedLSTMCell reads the "
+                "kernels themselves; or use per='batch' if the method has it")
     if isinstance(self.weight, Packed):
       repair = 'pass allow_dense=True to compute with its dense array (a simulation: no saving)'
     raise ValueError(f'the {kind} weight at {self.path} is read by a module that has no linear '
@@ -150,8 +154,10 @@ def apply(
 
 def _refuse_redrawing(weight: Structured, layer: Layer) -> None:
   """Raises for local noise under a recurrent cell, whose layers run once per time step."""
+  while isinstance(weight, Gated):
+    weight = weight.value   # gates carry their key: one draw per sequence, which a cell needs
   if not isinstance(weight, Gaussian):
-    return  # gates carry their key: one draw per sequence, which is what a cell needs
+    return
   ancestor = layer.module.parent
   while isinstance(ancestor, nn.Module):
     if isinstance(ancestor, nn.RNNCellBase):

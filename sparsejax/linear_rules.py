@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from sparsejax import patches
-from sparsejax.structured import Gated, Gaussian, LowRank, Structured
+from sparsejax.structured import Gated, Gaussian, LowRank, RowGaussian, Structured
 
 Array = jax.Array
 
@@ -129,7 +129,7 @@ class Layer:
     elif axis == inward and getattr(module, 'feature_group_count', 1) == 1:
       return 'input', -1
     raise ValueError(f'gates per example on axis {axis} of {self.path} belong to no input or '
-                     "output of the layer; use per='batch' or another axis")
+                     "output of the layer; use another axis, or per='batch' if the method has it")
 
 
 @functools.singledispatch
@@ -143,6 +143,13 @@ def has_rule(weight: Any) -> bool:
   return linear_rule.dispatch(type(weight)) is not linear_rule.dispatch(object)
 
 
+def without_bias(weight: Any, layer: Layer, inputs: Array) -> Array:
+  """Returns layer(inputs) without bias for a weight of any kind, plain arrays among them."""
+  if isinstance(weight, Structured):
+    return linear_rule(weight, layer, inputs)
+  return layer(weight, inputs)
+
+
 @linear_rule.register
 def _(weight: Gaussian, layer: Layer, inputs: Array) -> Array:
   """Local reparameterisation (Kingma, Salimans, Welling, 2015): each output has its own noise."""
@@ -153,26 +160,48 @@ def _(weight: Gaussian, layer: Layer, inputs: Array) -> Array:
     inexact = jnp.issubdtype(inputs.dtype, jnp.inexact)
     squares = jnp.square(inputs if inexact else inputs.astype(jnp.float32))
   variance = layer(weight.var, squares)
-  noise = jax.random.normal(layer.noise_key(), mean.shape, mean.dtype)
+  noise = jax.random.normal(layer.noise_key(), _noise_shape(weight, mean), mean.dtype)
   # Some convolution algorithms round a variance of 0 to a little below it.
   variance = jnp.maximum(variance, 0.0)
   return mean + jnp.sqrt(variance + VARIANCE_EPSILON).astype(mean.dtype) * noise
 
 
+def _noise_shape(weight: Gaussian, outputs: Array) -> tuple[int, ...]:
+  """Returns the shape of the noise of these outputs, (examples, *positions, units)."""
+  if not weight.shared or outputs.ndim < 3:
+    return outputs.shape
+  return (outputs.shape[0], *(1,) * (outputs.ndim - 2), outputs.shape[-1])
+
+
+@linear_rule.register
+def _(weight: RowGaussian, layer: Layer, inputs: Array) -> Array:
+  """One draw for the whole batch; a look-up draws no more rows than it reads."""
+  module: Any = layer.module
+  if type(module) is not nn.Embed:
+    raise ValueError(f'the RowGaussian weight at {layer.path} is a table to look rows up in, but '
+                     f"{type(module).__name__} multiplies by it; use noise='weight' there")
+  if layer.method == 'attend':
+    return layer(weight.table(), inputs)
+  if not jnp.issubdtype(inputs.dtype, jnp.integer):
+    raise ValueError(f'rows of {layer.path} are looked up by integers, not by {inputs.dtype}')
+  rows, = module.promote_dtype(weight.look_up(inputs), dtype=module.dtype, inexact=False)
+  return rows
+
+
 @linear_rule.register
 def _(weight: Gated, layer: Layer, inputs: Array) -> Array:
   """One draw per example (the leading axis of the inputs), shared by its other positions."""
-  gates = weight.draw(layer.examples(inputs))
+  examples = layer.examples(inputs)
   if type(layer.module) is nn.Embed and layer.method == '__call__' and weight.axis == -2:
     # A row's gate multiplies the row wherever the example looks it up.
-    rows = inputs.reshape(inputs.shape[0], -1)
-    looked_up = jnp.take_along_axis(gates, rows, axis=1).reshape(*inputs.shape, 1)
-    outputs = layer(weight.value, inputs)
+    looked_up = weight.draw_at(inputs.reshape(examples, -1)).reshape(*inputs.shape, 1)
+    outputs = without_bias(weight.value, layer, inputs)
     return outputs * looked_up.astype(outputs.dtype)
+  gates = weight.draw(examples)
   side, axis = layer.gated_axis(weight.axis, weight.ndim)
   if side == 'input':
-    return layer(weight.value, inputs * along_axis(gates, inputs.ndim, axis))
-  outputs = layer(weight.value, inputs)
+    return without_bias(weight.value, layer, inputs * along_axis(gates, inputs.ndim, axis))
+  outputs = without_bias(weight.value, layer, inputs)
   return outputs * along_axis(gates, outputs.ndim, axis).astype(outputs.dtype)
 
 
@@ -210,11 +239,15 @@ def add_bias(outputs: Array, bias: Any, layer: Layer) -> Array:
     return array.reshape(array.shape[:own] + lead + array.shape[own:]).astype(outputs.dtype)
 
   if isinstance(bias, Gaussian):
-    noise = jax.random.normal(layer.noise_key(), outputs.shape, outputs.dtype)
+    shape = _noise_shape(bias, outputs)
+    noise = jax.random.normal(layer.noise_key(), shape, outputs.dtype)
     return outputs + aligned(bias.mean) + aligned(jnp.sqrt(bias.var + VARIANCE_EPSILON)) * noise
   if isinstance(bias, Gated):
     examples = layer.examples(outputs, outputs=True)
     gates = along_axis(bias.draw(examples), outputs.ndim, bias.axis)
+    if isinstance(bias.value, Structured):
+      return outputs + add_bias(jnp.zeros_like(outputs), bias.value, layer) * gates.astype(
+          outputs.dtype)
     return outputs + aligned(bias.value) * gates.astype(outputs.dtype)
   return outputs + aligned(bias)
 

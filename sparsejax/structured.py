@@ -4,7 +4,7 @@ Each kind is a Flax `AxisMetadata` box, so it travels through `model.apply`, `nn
 like an array. `apply.py` hands it to the linear rule of its kind (`linear_rules.py`); where no
 rule consumes it, reading it raises, because a silent `mean` would be another model.
 
-* stochastic kinds, drawn inside the layer: `Gaussian`, `Gated`;
+* stochastic kinds, drawn inside the layer: `Gaussian`, `RowGaussian`, `Gated`;
 * packed kinds, exact but small: `LowRank`; `BlockSparse` has a room of its own with its kernels.
 """
 
@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 from flax.core import meta
+
+from sparsejax.counter_noise import normal_rows
 
 Array = jax.Array
 
@@ -79,14 +81,58 @@ class Gaussian(Stochastic):
 
   Attributes:
     mean: any shape. var: the same shape, float32.
+    shared: an example's outputs share one draw at all positions (axes between the first and the
+      last); the steps of a sequence, say.
   """
 
   mean: Array
   var: Array
+  shared: bool = struct.field(pytree_node=False, default=False)
 
   shape = property(lambda self: self.mean.shape)
   ndim = property(lambda self: self.mean.ndim)
   dtype = property(lambda self: self.mean.dtype)
+
+
+@struct.dataclass
+class RowGaussian(Stochastic):
+  """Independent weights N(mean, exp(log_var)) of a table, of which few rows may be looked up.
+
+  The box carries the key of its draw, and the noise of a row depends on the key and the row alone:
+  a row is the same wherever it is looked up, and rows that nobody looks up need not be drawn.
+
+  Attributes:
+    mean: (rows, features). log_var: the same shape, float32.
+    key: key of the draw.
+  """
+
+  mean: Array
+  log_var: Array
+  key: Array
+
+  shape = property(lambda self: self.mean.shape)
+  ndim = property(lambda self: self.mean.ndim)
+  dtype = property(lambda self: self.mean.dtype)
+
+  def look_up(self, rows: Array) -> Array:
+    """Returns the drawn rows (..., features) for integers `rows` (...).
+
+    Draws the rows looked up or the whole table, whatever is less; the result is the same.
+    """
+    count, features = self.mean.shape
+    if rows.size >= count:
+      return jnp.take(self.table(), rows, axis=0)
+    mean, log_var = (jnp.take(table, rows, axis=0) for table in (self.mean, self.log_var))
+    return _scaled(mean, log_var, normal_rows(self.key, rows, features))
+
+  def table(self) -> Array:
+    """Returns all drawn rows, (rows, features)."""
+    count, features = self.mean.shape
+    return _scaled(self.mean, self.log_var, normal_rows(self.key, jnp.arange(count), features))
+
+
+def _scaled(mean: Array, log_var: Array, noise: Array) -> Array:
+  return mean + (jnp.exp(0.5 * log_var) * noise).astype(mean.dtype)
 
 
 @struct.dataclass
@@ -97,20 +143,25 @@ class Gated(Stochastic):
   and a cell that is applied at each time step sees one draw per sequence.
 
   Attributes:
-    value: the weight under the gates.
+    value: the weight under the gates: an array, or a structured weight, `Gated` for gates along
+      two axes.
     parameters: parameters of the gates' distribution, each (n,) or ().
     key: key of the draw.
     sample: (key, shape, *parameters) -> gates of that shape, (examples, n).
     axis: the gated axis of `value`, negative.
     positions: the axis holds this many copies of the n units, unit fastest (an NHWC flatten).
+    sample_at: (key, chosen, n, *parameters) -> the gates of the units `chosen` (examples, k) of
+      each example, equal to those in sample(key, (examples, n), *parameters). None where all
+      gates have to be drawn to know one.
   """
 
-  value: Array
+  value: Any
   parameters: tuple[Array, ...]
   key: Array
   sample: Callable[..., Array] = struct.field(pytree_node=False)
   axis: int = struct.field(pytree_node=False, default=-2)
   positions: int = struct.field(pytree_node=False, default=1)
+  sample_at: Callable[..., Array] | None = struct.field(pytree_node=False, default=None)
 
   shape = property(lambda self: self.value.shape)
   ndim = property(lambda self: self.value.ndim)
@@ -121,6 +172,14 @@ class Gated(Stochastic):
     units = self.value.shape[self.axis] // self.positions
     gates = self.sample(self.key, (examples, units), *self.parameters)
     return jnp.tile(gates, (1, self.positions)).astype(self.value.dtype)
+
+  def draw_at(self, chosen: Array) -> Array:
+    """Returns draw(examples) at the indices `chosen` (examples, k) of the axis."""
+    units = self.value.shape[self.axis] // self.positions
+    if self.sample_at is None or chosen.shape[1] >= units:
+      return jnp.take_along_axis(self.draw(chosen.shape[0]), chosen, axis=1)
+    gates = self.sample_at(self.key, chosen % units, units, *self.parameters)
+    return gates.astype(self.value.dtype)
 
 
 @struct.dataclass

@@ -21,10 +21,11 @@ from sparsejax.paths import Tree, fold, map_leaves
 from sparsejax.regulariser import (Number, Regulariser, advance_numbers, initial_numbers,
                                    require_nonnegative)
 from sparsejax.regularisers.log_uniform import KL_DERIVATIVES, KL_FORMS
-from sparsejax.structured import Gaussian
+from sparsejax.structured import Gaussian, RowGaussian
 
 Array = jax.Array
 
+NOISE = ('local', 'local_shared', 'rows', 'weight')
 EPSILON = 1e-8  # inside log(theta^2 + EPSILON), from the authors' code
 
 
@@ -44,7 +45,7 @@ def total_kl(theta: Array, log_sigma2: Array, form: str = 'approximation',
 
   Args:
     theta, log_sigma2: arrays of one shape.
-    form: 'approximation' (eq. 14) or 'exact' (a series).
+    form: 'approximation' (eq. 14), 'exact' (a series) or 'first', see `log_uniform.py`.
     clip: bound of |log alpha|, None for no bound.
   """
   return jnp.sum(KL_FORMS[form](_clipped(log_alpha(theta, log_sigma2), clip)))
@@ -96,8 +97,10 @@ def sparse_variational_dropout(
       A warm-up over epochs is the trainer's `penalty_weight`.
     noise: 'local' hands `Gaussian` weights to the layers, which draw each output by local
       reparameterisation (in convolutions that has the right marginals, but noise at neighbouring
-      outputs is independent); 'weight' draws one weight for the whole batch, for recurrent cells.
-    kl: 'approximation' (eq. 14) or 'exact'.
+      outputs is independent); 'local_shared' is 'local' with one draw for all positions of an
+      example, the steps of a sequence, say; 'weight' draws one weight for the whole batch, for
+      recurrent cells; 'rows' does so for an embedding, at the cost of the rows looked up.
+    kl: 'approximation' (eq. 14), 'exact' or 'first' (of the article's first version).
     threshold: deployed weights with log alpha >= threshold are zero. 3 in the paper; choose it on
       validation data for a new problem.
     init_log_sigma2: initial log variance: -10 from scratch, -15 from a trained network.
@@ -110,8 +113,8 @@ def sparse_variational_dropout(
     ValueError: for a negative strength or an unknown noise or kl.
   """
   require_nonnegative(strength=strength)
-  if noise not in ('local', 'weight'):
-    raise ValueError(f"noise={noise!r} is not 'local' or 'weight'")
+  if noise not in NOISE:
+    raise ValueError(f'noise={noise!r} is not one of {", ".join(map(repr, NOISE))}')
   if kl not in KL_FORMS:
     raise ValueError(f'kl={kl!r} is not one of {sorted(KL_FORMS)}')
   if clip_variance and clip is None:
@@ -123,6 +126,13 @@ def sparse_variational_dropout(
     log_sigma2 = jax.tree.map(
         lambda w: jnp.full(w.shape, init_log_sigma2, jnp.float32), weights)
     return {'theta': weights, 'log_sigma2': log_sigma2}, initial_numbers(**numbers)
+
+  def log_variance(theta, log_sigma2):
+    if not clip_variance:
+      return log_sigma2
+    theta = theta.astype(jnp.float32)
+    bounded = jnp.clip(log_alpha(theta, log_sigma2), -clip, clip)
+    return bounded + jnp.log(jnp.square(theta) + EPSILON)
 
   def variance(theta, log_sigma2):
     if not clip_variance:
@@ -138,8 +148,12 @@ def sparse_variational_dropout(
         kept = log_alpha(t.astype(jnp.float32), s) < state['threshold']
         return jnp.where(kept, t, jnp.zeros_like(t))
       return jax.tree.map(deployed, theta, log_sigma2)
-    if noise == 'local':
-      return jax.tree.map(lambda t, s: Gaussian(t, variance(t, s)), theta, log_sigma2)
+    if noise in ('local', 'local_shared'):
+      shared = noise == 'local_shared'
+      return jax.tree.map(lambda t, s: Gaussian(t, variance(t, s), shared), theta, log_sigma2)
+    if noise == 'rows':
+      return map_leaves(lambda path, t, s: RowGaussian(t, log_variance(t, s), fold(key, path)),
+                        theta, log_sigma2)
 
     def draw(path, t, s):
       standard = jax.random.normal(fold(key, path), t.shape)

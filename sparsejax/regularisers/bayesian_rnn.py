@@ -1,0 +1,158 @@
+"""Bayesian sparsification of recurrent networks: the recipe of four papers as one call.
+
+Lobacheva, Chirkova, Vetrov, 2017, arXiv:1708.00077 (a posterior per weight); Chirkova, Lobacheva,
+Vetrov, 2018, arXiv:1810.10927 (variables on words and neurons); Lobacheva et al., 2018,
+arXiv:1812.05692, and 2020, arXiv:1911.05585 (variables on gates).
+
+* Kernels of the cells: one draw per mini-batch, the same at all time steps and in all sequences.
+* Embedding: likewise; only the rows looked up are drawn.
+* Output layer: local reparameterisation, one draw for all time steps of a sequence.
+* Group variables: one draw per sequence, the same at all time steps.
+
+With z the group variables and f the function of gate k, an LSTM computes in training
+
+  f( ((x * z_inputs) W_ik + (h * z_hidden) W_hk) * z_k + b_k ).
+
+The hidden variable multiplies a state wherever it is read: in the recurrent kernels, and in the
+next layer or the output layer. The papers multiply the emitted state, which for an LSTM is the same;
+in a GRU, which also hands its state on directly, that would multiply once more in each step.
+
+There is no warm-up of the KL: leave the trainer's `penalty_weight` at 1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from sparsejax.regulariser import Number, Regulariser, partition
+from sparsejax.regularisers.group_variables import group_variables
+from sparsejax.regularisers.variational_dropout import sparse_variational_dropout
+
+GROUPS = ('words', 'inputs', 'hidden', 'gates')
+
+
+def bayesian_rnn(
+    strength: Number = 1.0,
+    *,
+    cells: str = r'cell\d+',
+    embedding: str | None = 'embed/embedding',
+    head: str | None = 'head/kernel',
+    groups: Sequence[str] = GROUPS,
+    kl: str = 'approximation',
+    threshold: Number = 3.0,
+    clip: float | None = 8.0,
+    init_log_sigma: float = -3.0,
+    head_noise: str = 'local_shared',
+) -> Regulariser:
+  """A posterior per weight of embedding, cells and output layer, and variables on their groups.
+
+  Args:
+    strength: factor of the whole KL; 1 is the variational bound.
+    cells: pattern of the paths of the cells. Layers stand in the order of the numbers in their
+      names. Their kernels are named as Flax names them: i (of inputs) or h (of the state), then
+      the gate's letter.
+    embedding: pattern of the path of the embedding; None if the network has one-hot or real inputs.
+    head: pattern of the path of the output layer's kernel; None if there is none.
+    groups: which variables, of
+      'words': rows of the embedding, without one those of the first cell's input kernels;
+      'inputs': rows of the first cell's input kernels, dimensions of the embedding;
+      'hidden': rows of each cell's recurrent kernels and of the layer that reads the cell;
+      'gates': columns of each gate's kernels.
+      Without an embedding, words and inputs are one group. () is the first paper's.
+    kl: 'approximation', 'exact' or 'first' (the follow-ups' code), see `log_uniform.py`.
+    threshold: weights and groups with log alpha >= threshold are removed.
+    clip: bound of |log alpha| in the KL.
+    init_log_sigma: initial log standard deviation of weights and variables.
+    head_noise: of the output layer, see `sparse_variational_dropout`: 'local_shared' is one draw
+      for all time steps; 'weight' one for the whole batch, as in the word-level language model.
+
+  Returns the partition {'embedding', 'cells', 'head', 'free'}, with groups as the `inner` of
+  `group_variables`. Groups are named 'words', 'inputs', 'hidden_<cell>', 'gate_<letter>_<cell>'.
+
+  Raises:
+    ValueError: for an unknown group, one that the network lacks, or a pattern that matches nothing.
+  """
+  groups = tuple(groups)
+  unknown = [group for group in groups if group not in GROUPS]
+  if unknown:
+    raise ValueError(f'groups={groups} has the unknown {unknown[0]!r}; there are '
+                     f'{", ".join(map(repr, GROUPS))}')
+
+  def posterior(noise):
+    return sparse_variational_dropout(strength, noise=noise, kl=kl, threshold=threshold, clip=clip,
+                                      init_log_sigma2=2 * init_log_sigma)
+
+  rules = {'cells': (rf'(?:{cells})/[ih]\w?/kernel', posterior('weight'))}
+  if embedding is not None:
+    rules['embedding'] = (embedding, posterior('rows'))
+  if head is not None:
+    rules['head'] = (head, posterior(head_noise))
+  inner = partition(**rules)
+  if not groups:
+    return inner
+
+  def axes(paths):
+    return rnn_groups(paths, groups, cells=cells, embedding=embedding, head=head)
+
+  return group_variables(inner, axes, strength=strength, kl=kl, threshold=threshold, clip=clip,
+                         init_log_sigma=init_log_sigma)
+
+
+def rnn_groups(paths: Sequence[str], groups: Sequence[str] = GROUPS, *, cells: str = r'cell\d+',
+               embedding: str | None = 'embed/embedding',
+               head: str | None = 'head/kernel') -> dict[str, dict[str, int]]:
+  """Returns {name: {pattern: axis}} of the groups in a network with these paths of weights.
+
+  The arguments are those of `bayesian_rnn`.
+
+  Raises:
+    ValueError: if no path is a kernel of a cell, or the cells have no gates and gates are asked.
+  """
+  layers = cell_kernels(paths, cells)
+  names = list(layers)
+  found: dict[str, dict[str, int]] = {}
+
+  def rows(cell, side):
+    return {re.escape(path): -2 for path in layers[cell][side].values()}
+
+  if 'words' in groups and embedding is not None:
+    found['words'] = {embedding: -2}
+  if 'inputs' in groups:
+    found['inputs'] = rows(names[0], 'i')
+  elif 'words' in groups and embedding is None:
+    found['words'] = rows(names[0], 'i')
+  for cell, following in zip(names, [*names[1:], None]):
+    short = cell.replace('/', '.')
+    if 'hidden' in groups:
+      readers = rows(following, 'i') if following else {} if head is None else {head: -2}
+      found[f'hidden_{short}'] = {**rows(cell, 'h'), **readers}
+    if 'gates' in groups:
+      if '' in layers[cell]['h']:
+        raise ValueError(f"{cell} has no gates (nn.SimpleCell); leave 'gates' out of groups")
+      for gate in layers[cell]['h']:
+        found[f'gate_{gate}_{short}'] = {
+            re.escape(layers[cell][side][gate]): -1 for side in ('i', 'h')}
+  return found
+
+
+def cell_kernels(paths: Sequence[str], cells: str) -> dict[str, dict[str, dict[str, str]]]:
+  """Returns {cell: {'i' | 'h': {letter of the gate: path of the kernel}}}, layers in order."""
+  found: dict[str, dict[str, dict[str, str]]] = {}
+  for path in paths:
+    match = re.fullmatch(rf'(?P<cell_>{cells})/(?P<side_>[ih])(?P<gate_>\w?)/kernel', path)
+    if match:
+      cell, side, gate = match['cell_'], match['side_'], match['gate_']
+      found.setdefault(cell, {'i': {}, 'h': {}})[side][gate] = path
+  if not found:
+    raise ValueError(f'cells={cells!r} matches no recurrent cell with kernels named as in '
+                     f'nn.LSTMCell; parameters are {", ".join(paths)}; name the cell, say '
+                     "nn.LSTMCell(128, name='cell0')")
+  for cell, sides in found.items():
+    if sides['i'].keys() != sides['h'].keys():
+      raise ValueError(f'the gates of {cell} have inputs {sorted(sides["i"])} and state '
+                       f'{sorted(sides["h"])}; each gate needs both kernels')
+
+  def numbers_last(cell):
+    return [int(part) if part.isdigit() else part for part in re.split(r'(\d+)', cell)]
+  return {cell: found[cell] for cell in sorted(found, key=numbers_last)}
