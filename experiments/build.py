@@ -17,6 +17,7 @@ import optax
 from flax import linen as nn
 
 import sparsejax
+from experiments import optimisers
 from experiments.names import known_name, near, require_names
 from experiments.schedules import number
 from sparsejax.models.convnet import ConvNet
@@ -209,10 +210,15 @@ def method(fields: dict[str, Any], steps_per_epoch: int, where: str) -> sparseja
 
 def optimiser(config: ml_collections.ConfigDict,
               steps_per_epoch: int) -> optax.GradientTransformation:
-  """Returns the optax optimiser {'name': 'adam', 'learning_rate': number or schedule, ...}."""
-  fields, build = _choose(_plain(config), 'name', OPTIMISERS, 'config.optimiser')
-  return build(**{key: number(value, steps_per_epoch, f'config.optimiser.{key}')
-                  for key, value in fields.items()})
+  """Returns the optax optimiser {'name': 'adam', 'learning_rate': number or schedule, ...}.
+
+  `groups` and `restart_epoch` are those of `optimisers.optimiser`.
+  """
+  def one(fields):
+    fields, build = _choose(fields, 'name', OPTIMISERS, 'config.optimiser')
+    return build(**{key: number(value, steps_per_epoch, f'config.optimiser.{key}')
+                    for key, value in fields.items()})
+  return optimisers.optimiser(_plain(config), steps_per_epoch, one)
 
 
 def penalty_weight(config: Any, steps_per_epoch: int) -> Callable[[Any], Any]:
