@@ -1,22 +1,33 @@
 """Data sets by name.
 
-To add one, write a file with `load(data_dir) -> Dataset` and give it a line in `_LOADERS`.
+To add one, write a file with `load(data_dir) -> Dataset` and give it a line in `_LOADERS`. A text
+that is read on with the state of the step before is a `ContinuousText`; its method `windows` cuts
+it into what is trained on.
 """
 import difflib
 import os
 from collections.abc import Callable
 
-from experiments.datasets import digits, mnist, text
+from experiments.datasets import digits, imdb, mnist, ptb, reviews, streams, text
+from experiments.datasets.continuous_text import ContinuousText
 from experiments.datasets.dataset import Dataset, hold_out
 
-__all__ = ['Dataset', 'hold_out', 'load', 'names']
+__all__ = ['ContinuousText', 'Dataset', 'hold_out', 'load', 'names']
 
-_LOADERS: dict[str, Callable[..., Dataset]] = {
+_LOADERS: dict[str, Callable[..., Dataset | ContinuousText]] = {
     'digits': digits.load,
+    'embedded_reviews': reviews.load_embedded,
     'embedded_text': text.load_embedded,
+    'embedded_text_stream': streams.load_embedded,
+    'embedded_words': streams.load_embedded_words,
     'fashion_mnist': mnist.load_fashion_mnist,
+    'imdb': imdb.load,
     'mnist': mnist.load_mnist,
+    'ptb_char': ptb.load_characters,
+    'ptb_char_windows': ptb.load_character_windows,
+    'ptb_word': ptb.load_words,
     'tiny_shakespeare': text.load_tiny_shakespeare,
+    'tiny_shakespeare_stream': streams.load_tiny_shakespeare,
 }
 
 
@@ -25,7 +36,7 @@ def names() -> tuple[str, ...]:
   return tuple(sorted(_LOADERS))
 
 
-def load(name: str, data_dir: str | os.PathLike | None = None) -> Dataset:
+def load(name: str, data_dir: str | os.PathLike | None = None) -> Dataset | ContinuousText:
   """Returns the data set called `name`, fetched into the data folder if it is not there yet.
 
   Args:

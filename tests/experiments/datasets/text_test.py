@@ -46,11 +46,28 @@ def test_windows_are_held_out_whole():
     (('ab', 'abc', 2), 'tiny/train has 2 symbols, too few for a window of 2'),
     (('abc', 'ab', 2), 'tiny/test has 2 symbols'),
     (('abc', 'abc', 0), 'window=0 must be at least 1'),
-    ((''.join(map(chr, range(300))), 'ab', 1), '300 symbols; a byte holds 256'),
 ])
 def test_texts_that_cannot_be_cut(arguments, message):
   with pytest.raises(ValueError, match=message):
     text.from_texts('tiny', *arguments)
+
+
+def test_more_symbols_than_a_byte_holds_take_two():
+  text_of_300 = ''.join(map(chr, range(1000, 1300)))
+  found = text.from_texts('tiny', text_of_300, text_of_300[:3], window=1)
+  assert found.classes == 300 and found.train_images.dtype == np.uint16
+  np.testing.assert_array_equal(found.train_images[:, 0], np.arange(299))
+
+
+def test_a_published_validation_part_has_the_same_symbols_and_is_in_the_hash():
+  found = text.from_texts('tiny', 'abab', 'baba', 2, validation='abc')
+  assert found.class_names == ('a', 'b', 'c')
+  np.testing.assert_array_equal(found.validation_images, [[0, 1]])
+  np.testing.assert_array_equal(found.validation_labels, [[1, 2]])
+  assert found.hash != text.from_texts('tiny', 'abab', 'baba', 2, validation='aba').hash
+  assert text.from_texts('tiny', 'abab', 'baba', 2).validation_images is None
+  with pytest.raises(ValueError, match='read-only'):
+    found.validation_labels[0] = 1
 
 
 def fields(**changes):
@@ -70,6 +87,11 @@ def fields(**changes):
      'training windows have 3 symbols, test windows 4'),
     ({'train_images': np.zeros((0, 3), np.uint8), 'train_labels': np.zeros((0, 3), np.int32)},
      'tiny/train: no symbols'),
+    ({'validation_images': np.zeros((2, 3), np.uint8)}, 'validation windows and their labels one'),
+    ({'validation_images': np.zeros((2, 4), np.uint8),
+      'validation_labels': np.zeros((2, 4), np.int32)}, 'validation: windows have 4 symbols'),
+    ({'validation_images': np.full((2, 3), 7, np.uint8),
+      'validation_labels': np.zeros((2, 3), np.int32)}, 'validation: symbols run from 0 to 7'),
 ])
 def test_arrays_that_are_no_text(changes, message):
   with pytest.raises(ValueError, match=message):
