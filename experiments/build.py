@@ -23,6 +23,7 @@ from experiments.schedules import number
 from sparsejax.models.convnet import ConvNet
 from sparsejax.models.deep_lstm import DeepLSTM
 from sparsejax.models.lenet import MLP, LeNet5Caffe
+from sparsejax.models.strided_convnet import StridedConvNet
 from sparsejax.training.fit import (Preprocess, Recipe, as_tokens, constant_one, cross_entropy,
                                     token_cross_entropy)
 
@@ -70,6 +71,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     'lenet_5_caffe': LeNet5Caffe,
     'convnet': ConvNet,
     'deep_lstm': DeepLSTM,
+    'strided_convnet': StridedConvNet,
 }
 INITIALISERS: dict[str, Callable[..., Any]] = {
     'he_normal': he_normal,
