@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
@@ -23,6 +25,7 @@ from experiments.schedules import number
 from sparsejax.models.convnet import ConvNet
 from sparsejax.models.deep_lstm import DeepLSTM
 from sparsejax.models.lenet import MLP, LeNet5Caffe
+from sparsejax.models.recurrent import RecurrentClassifier, RecurrentLanguageModel
 from sparsejax.models.strided_convnet import StridedConvNet
 from sparsejax.training.fit import (Preprocess, Recipe, as_tokens, constant_one, cross_entropy,
                                     token_cross_entropy)
@@ -41,6 +44,20 @@ def stacked(layer: sparsejax.Regulariser, axes: int = 1) -> sparsejax.Regularise
 def he_normal() -> Any:
   """He et al., 2015, arXiv:1502.01852: N(0, 2 / inputs)."""
   return nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
+
+
+def symmetric_uniform(scale: float) -> Any:
+  """U(-scale, scale); nn.initializers.uniform starts at 0."""
+  def init(key, shape, dtype=jnp.float32):
+    return jax.random.uniform(key, shape, dtype, -scale, scale)
+  return init
+
+
+def adam_clipped(learning_rate: Any, clip_norm: float, b1: float = 0.9, b2: float = 0.999,
+                 eps: float = 1e-8) -> optax.GradientTransformation:
+  """Adam on gradients whose norm over all leaves is cut to `clip_norm`, as recurrent nets need."""
+  return optax.chain(optax.clip_by_global_norm(clip_norm),
+                     optax.adam(learning_rate, b1=b1, b2=b2, eps=eps))
 
 
 METHODS: dict[str, Callable[..., sparsejax.Regulariser]] = {
@@ -71,6 +88,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     'lenet_5_caffe': LeNet5Caffe,
     'convnet': ConvNet,
     'deep_lstm': DeepLSTM,
+    'recurrent_classifier': RecurrentClassifier,
+    'recurrent_language_model': RecurrentLanguageModel,
     'strided_convnet': StridedConvNet,
 }
 INITIALISERS: dict[str, Callable[..., Any]] = {
@@ -78,8 +97,12 @@ INITIALISERS: dict[str, Callable[..., Any]] = {
     'lecun_normal': nn.initializers.lecun_normal,
     'normal': nn.initializers.normal,
     'glorot_uniform': nn.initializers.glorot_uniform,
+    'orthogonal': nn.initializers.orthogonal,
+    'symmetric_uniform': symmetric_uniform,
 }
-OPTIMISERS = {'adam': optax.adam, 'sgd': optax.sgd}
+# Fields of models that are initialisers.
+INITIALISED = ('kernel_init', 'recurrent_init', 'embedding_init')
+OPTIMISERS = {'adam': optax.adam, 'adam_clipped': adam_clipped, 'sgd': optax.sgd}
 FIELDS = ('paper', 'seed', 'dataset', 'training_examples', 'validation_examples', 'batch_size',
           'epochs', 'evaluate_every', 'checkpoint_every', 'ema_decay', 'penalty_weight',
           'preprocess', 'model', 'optimiser', 'regulariser')
@@ -157,17 +180,18 @@ def preprocess(config: ml_collections.ConfigDict, images: np.ndarray) -> Any:
 def model(config: ml_collections.ConfigDict) -> nn.Module:
   """Returns the model `config.name` with the other fields as its attributes."""
   fields, build = _choose(_plain(config), 'name', MODELS, 'config.model')
-  if 'kernel_init' in fields:
-    fields['kernel_init'] = initialiser(fields['kernel_init'])
+  for field in INITIALISED:
+    if field in fields:
+      fields[field] = initialiser(fields[field], f'config.model.{field}')
   return build(**fields)
 
 
-def initialiser(config: str | Mapping[str, Any]) -> Any:
-  """Returns a kernel initialiser: a name, or {'name': 'normal', 'stddev': 0.01}."""
+def initialiser(config: str | Mapping[str, Any], where: str = 'config.model.kernel_init') -> Any:
+  """Returns an initialiser of weights: a name, or {'name': 'normal', 'stddev': 0.01}."""
   if not isinstance(config, (str, Mapping)):
-    raise ValueError(f'config.model.kernel_init={config!r} must be a name, or a name and fields')
+    raise ValueError(f'{where}={config!r} must be a name, or a name and fields')
   fields = {'name': config} if isinstance(config, str) else dict(config)
-  fields, build = _choose(fields, 'name', INITIALISERS, 'config.model.kernel_init')
+  fields, build = _choose(fields, 'name', INITIALISERS, where)
   return build(**fields)
 
 
