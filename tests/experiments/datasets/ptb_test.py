@@ -32,6 +32,15 @@ def test_words_by_hand(tmp_path, monkeypatch):
   np.testing.assert_array_equal(found.test, [0, 3, 1, 0, 1])
 
 
+def test_rare_words_become_unknown(tmp_path, monkeypatch):
+  publish(tmp_path, monkeypatch)
+  found = ptb.load_frequent_words(tmp_path, vocabulary=3)
+  assert found.class_names == ('b', '<eos>', '<unk>') and found.name == 'ptb_word_3'
+  np.testing.assert_array_equal(found.train, [2, 0, 2, 1, 0, 0, 1])       # a is not among them
+  with pytest.raises(ValueError, match='vocabulary=2 of Penn Treebank is too small to hold <unk>'):
+    ptb.load_frequent_words(tmp_path, vocabulary=2)
+
+
 def test_characters_by_hand(tmp_path, monkeypatch):
   publish(tmp_path, monkeypatch)
   found = ptb.load_characters(tmp_path)
