@@ -4,7 +4,9 @@ from sparsejax.nn.faces import L0Conv, L0Dense, SparseVDConv, SparseVDDense
 from sparsejax.nn.gates import HardConcreteGate
 from sparsejax.nn.nnx import weights_of, with_weights
 from sparsejax.nn.regularised import Regularised
+from sparsejax.nn.soft_sharing import SoftWeightSharing
 from sparsejax.nn.update_all import update
 
-__all__ = ['HardConcreteGate', 'L0Conv', 'L0Dense', 'Regularised', 'SparseVDConv', 'SparseVDDense',
-           'update', 'weights_of', 'with_weights']
+__all__ = ['HardConcreteGate', 'L0Conv', 'L0Dense', 'Regularised',
+           'SoftWeightSharing', 'SparseVDConv', 'SparseVDDense', 'update', 'weights_of',
+           'with_weights']
