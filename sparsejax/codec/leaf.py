@@ -1,0 +1,190 @@
+"""One leaf of a tree as a stream of bytes, in the form that takes the fewest, lossless.
+
+A form is a pair: which entries are stored (`positions.py`) and their bits (`values.py`). Only an
+entry whose bits are all 0 (+0.0, not -0.0) is ever left out.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sparsejax.codec import facts, positions, symbols, values
+from sparsejax.codec.tree_paths import DTYPES
+
+CODINGS = ('smallest', 'ans', 'huffman', 'deep_compression', 'raw')
+MAX_ENTRIES = 1 << 31
+MAX_AXES = 16
+RELATIVE_WIDTHS = (3, 4, 5, 6, 8)
+DEEP_COMPRESSION_WIDTH = 5   # Han et al., 2016, tables 2 and 3
+_SMALL = 1 << 14             # entries; above, relative indices never win and are not tried
+FIELDS = ('bytes', 'dtype', 'position_bytes', 'positions', 'shape', 'values')
+_BYTES_A_PLACE = 24           # while gaps become places
+# Decoded bytes per stored byte that a form may reach before it draws on the file's allowance.
+MAX_EXPANSION = {'raw': 1, 'zstd': 1 << 10, 'planes': 1 << 10, 'codebook': 1 << 10}
+
+
+class Coded(NamedTuple):
+  """A coded leaf.
+
+  Attributes:
+    facts: `FIELDS`, for the header.
+    data: the stream: positions, then values.
+    bound_bits: what an ideal coder would need for the same symbols, codebook included and
+      frequency tables not.
+  """
+  facts: dict[str, Any]
+  data: bytes
+  bound_bits: float
+
+
+def encode(array: np.ndarray, coding: str = 'smallest',
+           book: values.Codebook | None = None) -> Coded:
+  """Codes an array of any dtype of `tree_paths.DTYPES`.
+
+  Args:
+    coding: 'smallest' of all forms, with 'ans' or 'huffman' symbols alone, 'deep_compression'
+      (5-bit relative indices with fillers, codebook, Huffman codes for both), or 'raw'.
+    book: values with probabilities to code all entries by, zeros too; then `coding` does not count.
+
+  Raises:
+    ValueError: for a coding that is not known, or an array too large, or not of the book's values.
+  """
+  if coding not in CODINGS:
+    raise ValueError(f'coding={coding!r} is unknown; use one of {", ".join(CODINGS)}')
+  if array.size >= MAX_ENTRIES or array.ndim > MAX_AXES:
+    raise ValueError(f'an array of shape {array.shape} exceeds {MAX_ENTRIES} entries or {MAX_AXES} '
+                     'axes; split it')
+  flat = np.ascontiguousarray(array).reshape(-1).view(f'u{array.dtype.itemsize}')
+  place, value = min(_forms(flat, coding, book), key=lambda form: len(form[0].data)
+                     + len(form[1].data))
+  entry = {'bytes': len(place.data) + len(value.data), 'dtype': array.dtype.name,
+           'position_bytes': len(place.data), 'positions': place.facts,
+           'shape': list(array.shape), 'values': value.facts}
+  return Coded(entry, place.data + value.data, place.entropy_bits + value.entropy_bits)
+
+
+def _forms(flat: np.ndarray, coding: str, book: values.Codebook | None
+           ) -> Iterator[tuple[positions.Coded, values.Coded]]:
+  """The candidate forms, those that cost nothing to find first."""
+  everything = positions.everything()
+  if book is not None:
+    yield everything, values.codebook(flat, book, ('ans',))
+    return
+  if coding == 'raw':
+    yield everything, values.raw(flat)
+    return
+  kept = flat != 0
+  number = int(np.count_nonzero(kept))
+  if coding == 'deep_compression':
+    if flat.size:
+      steps = positions.relative(kept, DEEP_COMPRESSION_WIDTH, ('huffman',))
+      yield steps, _values(flat[steps.places], ('huffman',), ('codebook', 'raw'))
+      return
+    yield everything, values.raw(flat)
+    return
+  coders = symbols.CODERS if coding == 'smallest' else (coding,)
+  yield everything, _values(flat, coders)
+  if number < flat.size:
+    stored = _values(flat[kept], coders)
+    yield positions.bitmask(kept), stored
+    yield positions.by_gaps(kept, coders), stored
+    if flat.size <= _SMALL:
+      for width in RELATIVE_WIDTHS:
+        steps = positions.relative(kept, width, coders)
+        yield steps, _values(flat[steps.places], coders)
+
+
+def _values(entries: np.ndarray, coders: tuple[str, ...],
+            kinds: tuple[str, ...] = values.KINDS) -> values.Coded:
+  """The smallest of these kinds of values."""
+  options = [values.raw(entries)]
+  found = values.distinct(entries) if 'codebook' in kinds else None
+  if found is not None:
+    options.append(values.codebook(entries, values.Codebook(found), coders))
+  elif 'planes' in kinds and len(entries):     # with few distinct values, their codes are smaller
+    options.append(values.planes(entries, coders))
+  if 'zstd' in kinds and len(entries):
+    options.append(values.zstd(entries))
+  return min(options, key=lambda option: len(option.data))
+
+
+def shape_and_dtype(entry: Any) -> tuple[tuple[int, ...], np.dtype]:
+  """Returns what the facts of a leaf promise, checked.
+
+  Raises:
+    ValueError: for sizes below 0, too many axes or entries, or a dtype that is not known.
+  """
+  dtype = DTYPES[facts.one_of(entry, 'dtype', DTYPES)]
+  shape = entry.get('shape')
+  if not isinstance(shape, list) or len(shape) > MAX_AXES:
+    raise ValueError(f'shape={shape!r} must be a list of at most {MAX_AXES} sizes')
+  for size in shape:
+    facts.whole({'size': size}, 'size', 0, MAX_ENTRIES)
+  if math.prod(max(1, size) for size in shape) >= MAX_ENTRIES:
+    raise ValueError(f'shape={shape} exceeds {MAX_ENTRIES} entries')
+  return tuple(shape), dtype
+
+
+def excess_bytes(entry: Any) -> int:
+  """Returns the decoded bytes beyond `MAX_EXPANSION` times the stored; takes no memory.
+
+  Raises:
+    ValueError: as `shape_and_dtype`, or for a kind that is not known.
+  """
+  shape, dtype = shape_and_dtype(entry)
+  kind = facts.one_of(entry['values'], 'kind', values.KINDS)
+  if facts.one_of(entry['positions'], 'kind', positions.KINDS) != 'all' and kind == 'raw':
+    kind = 'zstd'
+  if 'count' in entry['positions']:
+    facts.whole(entry['positions'], 'count', 0, math.prod(shape))
+  working = _BYTES_A_PLACE * entry['positions'].get('count', 0)
+  size = math.prod(shape) * dtype.itemsize + working
+  return max(0, size - MAX_EXPANSION[kind] * entry['bytes'])
+
+
+def bound_bits(entry: Any, array: np.ndarray) -> float:
+  """Returns what an ideal coder needs for the symbols of a coded leaf, in bits.
+
+  Positions and codes by their own frequencies, order 0; codebook and raw bits as they are.
+  """
+  flat = np.ascontiguousarray(array).reshape(-1).view(f'u{array.dtype.itemsize}')
+  place = positions.everything()
+  if entry['positions']['kind'] == 'bitmask':
+    place = positions.bitmask(flat != 0)
+  elif entry['positions']['kind'] == 'gaps':
+    place = positions.by_gaps(flat != 0, ('fixed',))
+  elif entry['positions']['kind'] == 'relative':
+    place = positions.relative(flat != 0, entry['positions']['width'], ('fixed',))
+  stored = flat if place.places is None else flat[place.places]
+  kind = entry['values']['kind']
+  if kind == 'codebook':
+    return place.entropy_bits + values.codebook(
+        stored, values.Codebook(np.unique(stored)), ('fixed',)).entropy_bits
+  if kind == 'planes':
+    return place.entropy_bits + values.planes(stored, ('fixed',)).entropy_bits
+  return place.entropy_bits + 8.0 * (entry['bytes'] - entry['position_bytes'])
+
+
+def decode(entry: Any, data: memoryview) -> np.ndarray:
+  """The inverse of `encode`: a writable array.
+
+  Raises:
+    ValueError: for facts or bytes that `encode` does not write.
+  """
+  shape, dtype = shape_and_dtype(entry)
+  size = math.prod(shape)
+  split = facts.whole(entry, 'position_bytes', 0, len(data))
+  places = positions.decode(entry['positions'], data[:split], size)
+  count = size if places is None else len(places)
+  stored = values.decode(entry['values'], data[split:], count, dtype.itemsize)
+  if places is None:
+    flat = np.array(stored, order='C')
+  else:
+    flat = np.zeros(size, stored.dtype)
+    flat[places] = stored
+  if dtype == np.bool_ and flat.max(initial=0) > 1:
+    raise ValueError(f'a bool of {int(flat.max())}')
+  return flat.view(dtype).reshape(shape)
