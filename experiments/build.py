@@ -72,6 +72,7 @@ METHODS: dict[str, Callable[..., sparsejax.Regulariser]] = {
     'l0_hard_concrete': sparsejax.l0_hard_concrete,
     'l1': sparsejax.l1,
     'magnitude_pruning': sparsejax.magnitude_pruning,
+    'minimal_random_code': sparsejax.minimal_random_code,
     'rigl': sparsejax.rigl,
     'soft_weight_sharing': sparsejax.soft_weight_sharing,
     'sparse_evolutionary_training': sparsejax.sparse_evolutionary_training,

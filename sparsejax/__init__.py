@@ -14,6 +14,7 @@ from sparsejax.regularisers.iterative_magnitude import iterative_sparsity
 from sparsejax.regularisers.l1 import l1
 from sparsejax.regularisers.magnitude import cubic_sparsity, magnitude_pruning
 from sparsejax.regularisers.moving_blocks import block_rigl, block_set
+from sparsejax.regularisers.random_code import minimal_random_code
 from sparsejax.regularisers.rigl import rigl
 from sparsejax.regularisers.soft_weight_sharing import soft_weight_sharing
 from sparsejax.regularisers.sparse_evolutionary import sparse_evolutionary_training

@@ -119,6 +119,21 @@ def soft_sharing_oracle(shared=True):
   return oracle
 
 
+def random_code_oracle(params, state):
+  """KL(N(theta, s^2) || N(0, prior^2)) of each block that is not coded, times its factor."""
+  total = 0.0
+  for path, theta in flatten(params['theta']).items():
+    variance, prior = (np.exp(np.clip(flatten(params[name])[path], -30, 10))
+                       for name in ('log_sigma2', 'log_sigma2_prior'))
+    kl = 0.5 * (variance / prior + theta**2 / prior - 1 - np.log(variance / prior)).reshape(-1)
+    leaf = state['leaves']
+    for name in path.split('/'):
+      leaf = leaf[name]
+    for block, factor in enumerate(np.where(leaf['fixed'], 0, leaf['factor'])):
+      total += factor * kl[block::len(leaf['factor'])].sum()
+  return total
+
+
 def no_cost(params, state):
   del params, state
   return 0.0
@@ -169,6 +184,8 @@ METHODS = {
     'soft_sharing_layers': (sparsejax.soft_weight_sharing(
         4, (9.0, 1.0), None, strength=0.3, shared=False, merge_below=1e-3),
         soft_sharing_oracle(shared=False)),
+    'random_code': (sparsejax.minimal_random_code(
+        4, 5, start=2, end=8, every=2, init_factor=0.7), random_code_oracle),
     'weight_decay': (sparsejax.weight_decay(0.3), decay_oracle),
     'dropout': (sparsejax.dropout(0.5), no_cost),
     'dropout_batch': (sparsejax.dropout(0.5, per='batch', axis=-1), no_cost),
