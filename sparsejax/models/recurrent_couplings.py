@@ -79,7 +79,8 @@ def _hidden(variables, layer, last):
   carry = variables.get('carry', {}).get(name, {})
   for part in sorted(carry):
     # A state that is not zero is a signal too; a state of zero is no parameter, and has no gate.
-    role = 'weight' if np.any(np.asarray(carry[part])) else 'statistic'
+    known = hasattr(carry[part], '__array__')              # a shape alone has no values
+    role = 'weight' if known and np.any(np.asarray(carry[part])) else 'statistic'
     writes.append(Write(f'carry/{name}/{part}', -1, role=role))
   readers = [f'{name}/{matrix}/kernel' for matrix in sorted(cell) if matrix.startswith('h')]
   readers += (['head/kernel'] if last else

