@@ -15,6 +15,7 @@ from flax import linen as nn
 import sparsejax
 from sparsejax import Gated, Gaussian, LowRank
 from sparsejax.linear_rules import VARIANCE_EPSILON, has_rule, linear_rule
+from sparsejax.structured import RowGaussian
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -308,3 +309,93 @@ def test_gates_per_example_of_one_example_alone_are_named(layer, x):
     boxed = Gated(params['bias'], (jnp.ones(()),), KEY, lambda key, shape, one: one, -1)
     with pytest.raises(ValueError, match='need a leading axis of examples'):
       sparsejax.apply(layer, {'params': {**params, 'bias': boxed}}, x)
+
+
+# --- boxes in boxes, rows, noise shared by positions ----------------------------------------------
+
+
+@pytest.mark.parametrize('name', ['dense', 'dense_several_axes', 'conv_strided', 'embed'])
+def test_gates_on_two_axes_equal_each_example_alone(name):
+  layer, x, shape, bias_shape, method = LAYERS[name]
+  kernel, bias = normal(*shape), None if bias_shape is None else normal(*bias_shape)
+  rows, columns = normal(x.shape[0], shape[-2]), normal(x.shape[0], shape[-1])
+  boxed = Gated(Gated(kernel, (rows,), KEY, table, -2), (columns,), KEY, table, -1)
+  got = sparsejax.apply(layer, params_of(layer, boxed, bias), x, method=method)
+  for e in range(x.shape[0]):
+    folded = kernel * spread(rows[e], kernel.ndim, -2) * spread(columns[e], kernel.ndim, -1)
+    expected = layer.apply(params_of(layer, folded, bias), x[e:e + 1], method=method)
+    np.testing.assert_allclose(got[e:e + 1], expected, rtol=2e-5, atol=2e-5)
+
+
+def test_gates_over_local_noise_scale_mean_and_variance():
+  n = 20_000
+  x, gates = jnp.ones((2, 2)), jnp.array([[2.0, 0.0], [1.0, 3.0]])
+  mean, var = jnp.ones((2, n)), jnp.full((2, n), 0.25)
+  y = sparsejax.apply(nn.Dense(n, use_bias=False), {'params': {'kernel': Gated(
+      Gaussian(mean, var), (gates,), KEY, table, -2)}}, x, rngs={'noise': KEY})
+  wanted_mean, wanted_var = gates.sum(1), 0.25 * (gates**2).sum(1)
+  assert (abs(y.mean(1) - wanted_mean) < 5 * jnp.sqrt(wanted_var / n)).all()
+  assert (abs(y.var(1) / wanted_var - 1) < 5 * np.sqrt(2 / n)).all()
+
+
+def test_gated_bias_over_a_structured_one():
+  gates, x = jnp.array([[2.0, 0.0, 1.0], [1.0, 3.0, 0.5]]), normal(2, 4)
+  bias = Gated(Gated(normal(3), (gates,), KEY, table, -1), (gates,), KEY, table, -1)
+  kernel = normal(4, 3)
+  got = sparsejax.apply(nn.Dense(3), {'params': {'kernel': kernel, 'bias': bias}}, x)
+  np.testing.assert_allclose(got, x @ kernel + gates**2 * bias.value.value[None], rtol=1e-5,
+                             atol=1e-6)
+
+
+def test_shared_noise_is_one_draw_per_example_at_all_positions():
+  n = 4000
+  x = jnp.array([1.0, 2.0]).reshape(1, 2, 1) * jnp.array([1.0, 3.0, 1.0]).reshape(3, 1, 1)
+  boxed = Gaussian(jnp.zeros((1, n)), jnp.full((1, n), 4.0), shared=True)
+  bias = Gaussian(jnp.zeros(n), jnp.zeros(n), shared=True)
+  y = sparsejax.apply(nn.Dense(n), {'params': {'kernel': boxed, 'bias': bias}}, x,
+                      rngs={'noise': KEY})
+  # sqrt(VARIANCE_EPSILON) of noise is added to each.
+  np.testing.assert_allclose(y[:, 1], 2 * y[:, 0], atol=50 * np.sqrt(VARIANCE_EPSILON))
+  assert (jnp.abs(y[0, 0] - y[2, 0]) > 0).all()
+  assert (abs((y**2).mean(-1) / (4 * x[..., 0]**2) - 1) < 5 * np.sqrt(2 / n)).all()
+  flat = sparsejax.apply(nn.Dense(n), {'params': {'kernel': boxed, 'bias': jnp.zeros(n)}}, x[:, 0],
+                         rngs={'noise': KEY})
+  assert len(np.unique(flat)) > 2 * n       # (B, units): nothing to share
+
+
+def test_rows_are_the_same_wherever_and_however_they_are_looked_up():
+  embed = nn.Embed(40, 3)
+  boxed = RowGaussian(normal(40, 3), normal(40, 3), KEY)
+  tokens = jnp.array([[0, 7, 7], [39, 7, 0]])
+  few = sparsejax.apply(embed, {'params': {'embedding': boxed}}, tokens)
+  many = sparsejax.apply(embed, {'params': {'embedding': boxed}}, jnp.tile(tokens, (1, 20)))
+  np.testing.assert_allclose(jnp.tile(few, (1, 20, 1)), many, rtol=1e-6)
+  np.testing.assert_array_equal(few[0, 1], few[1, 1])
+  np.testing.assert_allclose(boxed.table()[tokens], few, rtol=1e-6)
+  query = normal(2, 3)
+  attended = sparsejax.apply(embed, {'params': {'embedding': boxed}}, query, method='attend')
+  np.testing.assert_allclose(attended, query @ boxed.table().T, rtol=1e-5, atol=1e-5)
+  noise = (boxed.table() - boxed.mean) / jnp.exp(0.5 * boxed.log_var)
+  assert abs(noise).max() < 5.5 and abs((noise**2).mean() - 1) < 5 * np.sqrt(2 / 120)
+
+
+def test_rows_have_one_gradient_whichever_way_they_are_drawn():
+  embed, tokens, mean, log_var = nn.Embed(9, 2), jnp.array([[0, 7, 7]]), normal(9, 2), normal(9, 2)
+
+  def loss(mean, log_var, tokens):
+    boxed = RowGaussian(mean, log_var, KEY)
+    y = sparsejax.apply(embed, {'params': {'embedding': boxed}}, tokens)
+    return (y[:, :3] ** 2).sum()
+
+  few = jax.grad(loss, (0, 1))(mean, log_var, tokens)
+  many = jax.grad(loss, (0, 1))(mean, log_var, jnp.tile(tokens, (1, 3)))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), few, many)
+  assert not few[0][1].any() and few[0][7].all()
+
+
+def test_rows_outside_a_look_up_are_named():
+  boxed = RowGaussian(normal(4, 3), normal(4, 3), KEY)
+  with pytest.raises(ValueError, match="at kernel is a table .* Dense multiplies.*noise='weight'"):
+    sparsejax.apply(nn.Dense(3), {'params': {'kernel': boxed, 'bias': jnp.zeros(3)}}, normal(2, 4))
+  with pytest.raises(ValueError, match='rows of embedding are looked up by integers'):
+    sparsejax.apply(nn.Embed(4, 3), {'params': {'embedding': boxed}}, normal(2, 4))

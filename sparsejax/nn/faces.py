@@ -17,6 +17,7 @@ from flax import linen as nn
 from sparsejax.nn.regularised import RegularisedModule
 from sparsejax.regulariser import Number, Regulariser, partition
 from sparsejax.regularisers import hard_concrete
+from sparsejax.regularisers.bayesian_rnn import bayesian_rnn
 from sparsejax.regularisers.hard_concrete import l0_hard_concrete
 from sparsejax.regularisers.variational_dropout import sparse_variational_dropout
 
@@ -97,6 +98,31 @@ class _SparseVD(RegularisedModule, kw_only=True):
         'kernel', sparse_variational_dropout(**_arguments(_SparseVD, self))))
 
 
+class _LSTM(RegularisedModule):
+  """The arguments of nn.LSTMCell."""
+
+  features: int
+  gate_fn: Callable[..., Any] = nn.sigmoid
+  activation_fn: Callable[..., Any] = nn.tanh
+  kernel_init: Initializer = nn.linear.default_kernel_init
+  recurrent_kernel_init: Initializer = nn.initializers.orthogonal()
+  bias_init: Initializer = nn.initializers.zeros_init()
+  dtype: Any = None
+  param_dtype: Any = jnp.float32
+  carry_init: Initializer = nn.initializers.zeros_init()
+
+
+class _BayesianRNN(RegularisedModule, kw_only=True):
+  """The arguments of bayesian_rnn that concern the cell."""
+
+  strength: Number = 1.0
+  groups: Sequence[str] = ('inputs', 'hidden', 'gates')
+  kl: str = 'approximation'
+  threshold: Number = 3.0
+  clip: float | None = 8.0
+  init_log_sigma: float = -3.0
+
+
 class L0Dense(_Dense, _L0):
   """nn.Dense with one hard-concrete gate per input unit; the bias is plain.
 
@@ -148,6 +174,27 @@ class SparseVDConv(_Conv, _SparseVD):
   @nn.nowrap
   def parts(self) -> tuple[nn.Module, Regulariser]:
     return self.stock(), self.posterior()
+
+
+class BayesianLSTM(_LSTM, _BayesianRNN):
+  """nn.RNN(nn.LSTMCell(features)) with a posterior per weight and group variables; biases plain.
+
+  Lobacheva, Chirkova, Vetrov, 2017, arXiv:1708.00077, and its follow-ups. Weights have one draw per
+  call, group variables one per sequence, all the same at every time step. Arguments: those of
+  nn.LSTMCell, then by keyword those of `bayesian_rnn`. Inputs (B, T, in), states (B, T, features);
+  arguments of the call such as seq_lengths are those of nn.RNN.
+
+  The layer sees no reader, so 'hidden' variables multiply the state in the recurrent kernels alone.
+  To tie them with the layer that reads it, wrap the whole network: Regularised(network,
+  bayesian_rnn(...)). The functional form is bayesian_rnn(cells='cell', embedding=None, head=None,
+  ...) over the weights of nn.RNN(nn.LSTMCell(features)).
+  """
+
+  @nn.nowrap
+  def parts(self) -> tuple[nn.Module, Regulariser]:
+    regulariser = bayesian_rnn(cells='cell', embedding=None, head=None,
+                               **_arguments(_BayesianRNN, self))
+    return nn.RNN(_copy_of(nn.LSTMCell, self), parent=None), regulariser
 
 
 def _copy_of(stock: type[nn.Module], face: nn.Module) -> Any:

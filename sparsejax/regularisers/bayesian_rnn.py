@@ -14,8 +14,8 @@ With z the group variables and f the function of gate k, an LSTM computes in tra
   f( ((x * z_inputs) W_ik + (h * z_hidden) W_hk) * z_k + b_k ).
 
 The hidden variable multiplies a state wherever it is read: in the recurrent kernels, and in the
-next layer or the output layer. The papers multiply the emitted state, which for an LSTM is the same;
-in a GRU, which also hands its state on directly, that would multiply once more in each step.
+next layer or the output layer. The papers multiply the emitted state, which for an LSTM is the
+same; in a GRU, which also hands its state on directly, that would multiply once more at each step.
 
 There is no warm-up of the KL: leave the trainer's `penalty_weight` at 1.
 """
@@ -25,6 +25,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from sparsejax.cell_paths import CELLS, cell_kernels, kernel_pattern
 from sparsejax.regulariser import Number, Regulariser, partition
 from sparsejax.regularisers.group_variables import group_variables
 from sparsejax.regularisers.variational_dropout import sparse_variational_dropout
@@ -35,7 +36,7 @@ GROUPS = ('words', 'inputs', 'hidden', 'gates')
 def bayesian_rnn(
     strength: Number = 1.0,
     *,
-    cells: str = r'cell\d+',
+    cells: str = CELLS,
     embedding: str | None = 'embed/embedding',
     head: str | None = 'head/kernel',
     groups: Sequence[str] = GROUPS,
@@ -83,7 +84,7 @@ def bayesian_rnn(
     return sparse_variational_dropout(strength, noise=noise, kl=kl, threshold=threshold, clip=clip,
                                       init_log_sigma2=2 * init_log_sigma)
 
-  rules = {'cells': (rf'(?:{cells})/[ih]\w?/kernel', posterior('weight'))}
+  rules = {'cells': (kernel_pattern(cells), posterior('weight'))}
   if embedding is not None:
     rules['embedding'] = (embedding, posterior('rows'))
   if head is not None:
@@ -99,7 +100,7 @@ def bayesian_rnn(
                          init_log_sigma=init_log_sigma)
 
 
-def rnn_groups(paths: Sequence[str], groups: Sequence[str] = GROUPS, *, cells: str = r'cell\d+',
+def rnn_groups(paths: Sequence[str], groups: Sequence[str] = GROUPS, *, cells: str = CELLS,
                embedding: str | None = 'embed/embedding',
                head: str | None = 'head/kernel') -> dict[str, dict[str, int]]:
   """Returns {name: {pattern: axis}} of the groups in a network with these paths of weights.
@@ -134,25 +135,3 @@ def rnn_groups(paths: Sequence[str], groups: Sequence[str] = GROUPS, *, cells: s
         found[f'gate_{gate}_{short}'] = {
             re.escape(layers[cell][side][gate]): -1 for side in ('i', 'h')}
   return found
-
-
-def cell_kernels(paths: Sequence[str], cells: str) -> dict[str, dict[str, dict[str, str]]]:
-  """Returns {cell: {'i' | 'h': {letter of the gate: path of the kernel}}}, layers in order."""
-  found: dict[str, dict[str, dict[str, str]]] = {}
-  for path in paths:
-    match = re.fullmatch(rf'(?P<cell_>{cells})/(?P<side_>[ih])(?P<gate_>\w?)/kernel', path)
-    if match:
-      cell, side, gate = match['cell_'], match['side_'], match['gate_']
-      found.setdefault(cell, {'i': {}, 'h': {}})[side][gate] = path
-  if not found:
-    raise ValueError(f'cells={cells!r} matches no recurrent cell with kernels named as in '
-                     f'nn.LSTMCell; parameters are {", ".join(paths)}; name the cell, say '
-                     "nn.LSTMCell(128, name='cell0')")
-  for cell, sides in found.items():
-    if sides['i'].keys() != sides['h'].keys():
-      raise ValueError(f'the gates of {cell} have inputs {sorted(sides["i"])} and state '
-                       f'{sorted(sides["h"])}; each gate needs both kernels')
-
-  def numbers_last(cell):
-    return [int(part) if part.isdigit() else part for part in re.split(r'(\d+)', cell)]
-  return {cell: found[cell] for cell in sorted(found, key=numbers_last)}

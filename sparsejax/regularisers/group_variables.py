@@ -163,6 +163,8 @@ def group_variables(
 
 def _members(name: str, axes: Mapping[str, Any], leaves: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the leaves of a group; raises where a pattern matches none."""
+  if '/' in name:
+    raise ValueError(f'the name of the group {name!r} has a /, which separates paths; rename it')
   for pattern in axes:
     if not any(re.fullmatch(pattern, path) for path in leaves):
       near = difflib.get_close_matches(pattern, leaves, n=1)
