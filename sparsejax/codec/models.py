@@ -82,7 +82,7 @@ def _from_json(value: Any, where: str) -> Any:
   if not isinstance(value, dict):
     return value
   runs = value.get('runs')
-  if set(value) != {'runs'} or not isinstance(runs, list) or len(runs) % 2 or not all(
+  if set(value) != {'runs'} or not isinstance(runs, list) or not runs or len(runs) % 2 or not all(
       type(n) is int and n >= 0 for n in runs) or sum(runs) > MAX_INDEX:
     raise ValueError(f'{where} is no run of indices')
   found: list[int] = []
