@@ -61,6 +61,9 @@ def adam_clipped(learning_rate: Any, clip_norm: float, b1: float = 0.9, b2: floa
 
 
 METHODS: dict[str, Callable[..., sparsejax.Regulariser]] = {
+    'affine_weights': sparsejax.affine_weights,
+    'binary_connect': sparsejax.binary_connect,
+    'binary_weights': sparsejax.binary_weights,
     'block_pruning': sparsejax.block_pruning,
     'block_rigl': sparsejax.block_rigl,
     'block_set': sparsejax.block_set,
@@ -73,6 +76,7 @@ METHODS: dict[str, Callable[..., sparsejax.Regulariser]] = {
     'l1': sparsejax.l1,
     'magnitude_pruning': sparsejax.magnitude_pruning,
     'minimal_random_code': sparsejax.minimal_random_code,
+    'power_of_two_weights': sparsejax.power_of_two_weights,
     'rigl': sparsejax.rigl,
     'soft_weight_sharing': sparsejax.soft_weight_sharing,
     'sparse_evolutionary_training': sparsejax.sparse_evolutionary_training,
@@ -80,6 +84,9 @@ METHODS: dict[str, Callable[..., sparsejax.Regulariser]] = {
     'stacked': stacked,
     'static_mask': sparsejax.static_mask,
     'straight_through_magnitude': sparsejax.straight_through_magnitude,
+    'ternary_weights': sparsejax.ternary_weights,
+    'trained_ternary_weights': sparsejax.trained_ternary_weights,
+    'uniform_weights': sparsejax.uniform_weights,
     'weight_decay': sparsejax.weight_decay,
 }
 # Arguments that are methods themselves.

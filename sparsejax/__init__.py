@@ -1,8 +1,10 @@
 """sparsejax: sparse and Bayesian compression of neural networks in JAX."""
 
 from sparsejax.apply import apply
+from sparsejax.codebook import Codebook
 from sparsejax.kernels.block_sparse import BlockSparse
 from sparsejax.packing import pack
+from sparsejax.quantised import Quantised
 from sparsejax.regulariser import Regulariser, chain, finalise, partition, stacked
 from sparsejax.regularisers.block_pruning import block_pruning, dense_quantile
 from sparsejax.regularisers.block_sparse import block_sparse
@@ -14,6 +16,9 @@ from sparsejax.regularisers.iterative_magnitude import iterative_sparsity
 from sparsejax.regularisers.l1 import l1
 from sparsejax.regularisers.magnitude import cubic_sparsity, magnitude_pruning
 from sparsejax.regularisers.moving_blocks import block_rigl, block_set
+from sparsejax.regularisers.quantised import (affine_weights, binary_connect, binary_weights,
+                                              power_of_two_weights, ternary_weights,
+                                              trained_ternary_weights, uniform_weights)
 from sparsejax.regularisers.random_code import minimal_random_code
 from sparsejax.regularisers.rigl import rigl
 from sparsejax.regularisers.soft_weight_sharing import soft_weight_sharing

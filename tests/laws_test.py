@@ -189,6 +189,15 @@ METHODS = {
     'weight_decay': (sparsejax.weight_decay(0.3), decay_oracle),
     'dropout': (sparsejax.dropout(0.5), no_cost),
     'dropout_batch': (sparsejax.dropout(0.5, per='batch', axis=-1), no_cost),
+    'affine': (sparsejax.affine_weights(4, axis=-1), no_cost),
+    'affine_unsigned': (sparsejax.affine_weights(4, signed=False), no_cost),
+    'uniform': (sparsejax.uniform_weights(2, bound=1.0), no_cost),
+    'power_of_two': (sparsejax.power_of_two_weights(3), no_cost),
+    'ternary': (sparsejax.ternary_weights(0.7, axis=-1), no_cost),
+    'trained_ternary': (sparsejax.trained_ternary_weights(0.3), no_cost),
+    'binary': (sparsejax.binary_weights(), no_cost),
+    'binary_connect': (sparsejax.binary_connect(), no_cost),
+    'binary_connect_stochastic': (sparsejax.binary_connect(stochastic=True), no_cost),
 }
 
 
@@ -206,8 +215,8 @@ def test_bfloat16_stays(name):
   params, state = jax.eval_shape(method.init, key, weights)
   testing.check_shapes(method, weights, params, state, key)
   for path, leaf in flatten(params).items():
-    # What a method adds (variances, gates, a mixture) is float32 whatever the weights are.
-    added = path.startswith(('log_alpha', 'log_sigma2', 'mixture'))
+    # What a method adds (variances, gates, a mixture, scales) is float32 whatever the weights are.
+    added = path.startswith(('log_alpha', 'log_sigma2', 'mixture', 'scale'))
     assert leaf.dtype == (jnp.float32 if added else jnp.bfloat16), path
 
 
