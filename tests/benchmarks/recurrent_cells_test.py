@@ -51,16 +51,18 @@ def test_deployed_networks_are_what_they_are_called():
       sparsejax.apply(TOKENS.model(), {'params': small}, TOKENS.tokens()), atol=1e-5)
 
 
-def test_rows_and_table_of_the_memory():
+def test_rows_and_table_of_the_memory(monkeypatch):
   assert cells.bytes_per_step((1, 2, 4), [110, 120, 140]) == pytest.approx(10)
-  setting = STEPS._replace(width=4)
-  rows = recurrent_report.measure_memory(setting, (8, 16))
+  # Compiling for each length is what the slow test below does.
+  monkeypatch.setattr(cells, 'scratch_bytes', lambda setting, method, length: (
+      100 + 10 * length if method == 'dense' else 300 + 11 * length))
+  rows = recurrent_report.measure_memory(STEPS, (8, 16))
   assert [row['kind'] for row in rows] == 2 * [*2 * ['scratch_bytes'],
                                                'scratch_bytes_per_time_step'] + ['slope_ratio']
-  assert rows[-1]['at_most'] == 1.05 and rows[-1]['median'] == rows[5]['bytes'] / rows[2]['bytes']
+  assert rows[-1]['median'] == pytest.approx(1.1) and rows[-1]['verdict'] == 'missed'
   console = Console(file=io.StringIO(), width=120)
   console.print(recurrent_report.table(rows))
-  assert 'slope / dense' in console.file.getvalue() and '<= 1.05' in console.file.getvalue()
+  assert 'slope / dense' in console.file.getvalue() and '<= 1.05: missed' in console.file.getvalue()
 
 
 @pytest.mark.slow                      # compiles a dozen programs with all optimisations
