@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sparsejax.codec import positions, relative_index, values
+from sparsejax.codec import relative_index, symbols
 from sparsejax.paths import Tree, flatten
 
 INDEX_BITS = 5
@@ -71,29 +71,23 @@ def layer_code(layer: str, weight: np.ndarray, dense_size: int | None = None,
     dense_size: weights of the layer before units were cut out; all of `weight` by default.
     index_bits: of a step, 1 to 16.
   """
-  flat = np.ascontiguousarray(weight).reshape(-1)
+  flat = np.asarray(weight).reshape(-1)
   alive = np.flatnonzero(flat)
-  bits_of = flat.view(f'u{flat.dtype.itemsize}')
-  found: dict[str, tuple[int, int, int]] = {}
-  stored = codebook = 0
-  for coder in ('fixed', 'huffman'):
-    steps = positions.relative(flat != 0, index_bits, (coder,))
-    entries = bits_of[steps.places]
-    stored = len(entries)
-    book = np.unique(entries)
-    codebook = len(book)
-    coded = values.codebook(entries, values.Codebook(book), (coder,)) if codebook else None
-    table = book.nbytes
-    codes = len(coded.data) - table if coded else 0
-    found[coder] = (codes, len(steps.data), table)
-  per_entry = 8 / max(1, stored)
+  steps, is_filler = relative_index.with_fillers(alive, index_bits)
+  stored = np.zeros(len(steps), flat.dtype)
+  stored[~is_filler] = flat[alive]
+  book, codes = np.unique(stored, return_inverse=True)
+  coded = {coder: [len(symbols.encode(stream, alphabet, (coder,)).data) if len(steps) else 0
+                   for stream, alphabet in ((codes, max(1, len(book))), (steps, 1 << index_bits))]
+           for coder in ('fixed', 'huffman')}
+  per_entry = 8 / max(1, len(steps))
   return LayerCode(
-      layer, dense_size or flat.size, len(alive),
-      relative_index.count_fillers(alive, index_bits), codebook,
-      weight_bits=(codebook - 1).bit_length() if codebook else 0,
-      weight_bits_huffman=found['huffman'][0] * per_entry,
-      index_bits=index_bits, index_bits_huffman=found['huffman'][1] * per_entry,
-      bytes_fixed=sum(found['fixed']), bytes_huffman=sum(found['huffman']))
+      layer, dense_size or flat.size, len(alive), int(is_filler.sum()), len(book),
+      weight_bits=max(0, len(book) - 1).bit_length(),
+      weight_bits_huffman=coded['huffman'][0] * per_entry,
+      index_bits=index_bits, index_bits_huffman=coded['huffman'][1] * per_entry,
+      bytes_fixed=book.nbytes + sum(coded['fixed']),
+      bytes_huffman=book.nbytes + sum(coded['huffman']))
 
 
 def layer_table(weights: Tree, dense_sizes: dict[str, int] | None = None,

@@ -1,0 +1,1 @@
+"""What `experiments.compress` does to a finished run: one recipe a file, listed in `recipes.py`."""

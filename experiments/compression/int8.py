@@ -1,0 +1,29 @@
+"""Every kernel as int8 with a scale per output channel, nothing trained: the honest baseline."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+
+from experiments.compression.recipes import Compressed
+from experiments.compression.subject import Subject
+from sparsejax.paths import flatten, unflatten
+from sparsejax.post_training import int8
+from sparsejax.quantised import Quantised
+
+OPTIONS: dict[str, Any] = {'coding': 'smallest'}
+
+
+def compress(subject: Subject, options: dict[str, Any], console: Console) -> Compressed:
+  """Returns the compact network with `Quantised` kernels (sparsejax.post_training.int8)."""
+  del console
+  model, variables = subject.compacted()
+  tensors = int8.quantise(variables['params'])
+  leaves = {}
+  for path in flatten(variables['params']):
+    if path in tensors:
+      leaves[path] = tensors[path]
+    else:
+      leaves[path] = Quantised(tensors[path + int8.QUANTISED], tensors[path + int8.SCALE], axis=-1)
+  return Compressed(model, {**variables, 'params': unflatten(leaves)}, options['coding'])
