@@ -21,7 +21,7 @@ import ml_collections
 
 from sparsejax.post_training.deep_compression import retraining_dropout
 
-DENSE, ROUND, LAST = 15, 8, 26       # epochs: before pruning, of a round, of the last round
+DENSE, ROUND, LAST = 12, 6, 22       # epochs: before pruning, of a round, of the last round
 ROUNDS = 4
 KEPT = {'dense0': 0.08, 'dense1': 0.09, 'head': 0.26}      # the paper's shares
 DROPOUT = {'dense0': 0.0, 'dense1': 0.3, 'head': 0.3}      # of the inputs, before pruning
@@ -96,7 +96,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
     config.evaluate_every = 1
   elif variant and variant != 'dense':
     raise ValueError(f"variant {variant!r} is not 'held_out', 'dense' or 'smoke'")
-  decay = 1e-4 * examples            # in nats for the whole data set
+  decay = 2e-4 * examples            # in nats for the whole data set
   config.regulariser = {layer: rule(layer, kept, decay, examples // batch)
                         for layer, kept in KEPT.items()}
   if variant == 'dense':
