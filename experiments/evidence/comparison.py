@@ -16,9 +16,12 @@ from experiments.workdir import config_hash
 
 UNITS = {
     ERROR_KEY: '%',
+    'test_bits_per_token': 'bits per token',
+    'test_perplexity': 'perplexity',
     'compression_weights': 'x fewer weights',
     'parameters_compact': 'parameters',
 }
+FORMS = {ERROR_KEY: '{:.2f}', 'test_bits_per_token': '{:.3f}', 'test_perplexity': '{:.1f}'}
 
 
 class Line(NamedTuple):
@@ -126,11 +129,13 @@ def ours(line: Line, figure: Figure | None) -> str:
     return ''
   key = figure.ledger_key
   values = line.values(key)
-  form = '{:.2f}' if key == ERROR_KEY else '{:,.1f}' if key.startswith('compression') else '{:,.0f}'
+  form = FORMS.get(key, '{:,.1f}' if key.startswith('compression') else '{:,.0f}')
+  # The column of errors is in percent; another score says its unit.
+  unit = f' {UNITS[key]}' if key in FORMS and key != ERROR_KEY else ''
   if key in line.verdict.intervals:
     low, high = line.verdict.intervals[key]
-    return f'{form.format(np.mean(values))} ± {form.format((high - low) / 2)}'
-  return ', '.join(form.format(value) for value in values)
+    return f'{form.format(np.mean(values))} ± {form.format((high - low) / 2)}{unit}'
+  return ', '.join(form.format(value) for value in values) + unit
 
 
 def _config_hash(name: str, seed: int) -> str:

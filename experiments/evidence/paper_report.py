@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from experiments.evidence import against_dense, paper_table
 from experiments.evidence.comparison import UNITS, Line
-from experiments.evidence.sheet import Sheet
+from experiments.evidence.sheet import ERROR_KEY, Sheet
 from experiments.evidence.verdict import EXPLANATIONS
 from experiments.report import figures, tables
 from sparsejax.codec import write_atomically
@@ -53,9 +53,10 @@ def network_figure(lines: Sequence[Line]) -> Figure | None:
   """Returns error against size for the rows of one network, ours and published; None if empty."""
   keys = {line.row.size.ledger_key for line in lines if line.row.size}
   drawn = [line for line in lines if line.row.size and line.row.error]
-  if len(keys) != 1 or not any(line.results for line in drawn):
+  scores = {line.row.error.ledger_key for line in drawn if line.row.error}
+  if len(keys) != 1 or len(scores) != 1 or not any(line.results for line in drawn):
     return None
-  key = keys.pop()
+  key, score = keys.pop(), scores.pop()
   figure = figures.new_figure(6.5, 4)
   axes = figures.panels(figure, 1)[0]
   colours: dict[str, str] = {}
@@ -72,8 +73,8 @@ def network_figure(lines: Sequence[Line]) -> Figure | None:
                 fillstyle='none' if unsure else 'full', label=f'published, {method}{unsure}')
   axes.set_xscale('log')
   figures.log_ticks(axes.xaxis)
-  figures.tidy(axes, f'{drawn[0].row.network}: error against size', UNITS.get(key, key),
-               'test error, %')
+  label = 'test error, %' if score == ERROR_KEY else f'test {UNITS.get(score, score)}'
+  figures.tidy(axes, f'{drawn[0].row.network}: error against size', UNITS.get(key, key), label)
   axes.legend(fontsize=7)
   return figure
 

@@ -37,7 +37,8 @@ class Row(NamedTuple):
 
   Attributes:
     network, method: as the paper names them. configs: {budget: '<key>/<file>:<variant>'}.
-    error, size: published figures; None where the paper gives none.
+    error, size: published figures; None where the paper gives none. The error of a language model
+      may have another `ledger_key` than the test error: bits per token, or perplexity.
     architecture: widths as printed, or (). note: of the source. diagnosis: why ours differs.
   """
 
@@ -127,7 +128,8 @@ def _figure(raw: Mapping[str, Any], name: str, where: str) -> Figure | None:
     return None
   where = f'{where}, {name}'
   value = _field(raw[name], 'value', (int, float), where)
-  key = ERROR_KEY if name == 'error' else _field(raw[name], 'ledger_key', str, where)
+  key = (ERROR_KEY if name == 'error' and 'ledger_key' not in raw[name]
+         else _field(raw[name], 'ledger_key', str, where))
   if key not in KEYS:
     raise ValueError(f'{where}: ledger_key {key!r} is no key of the ledger')
   if not value > 0:

@@ -14,6 +14,8 @@ LEVEL = 0.95
 SEEDS = 5                     # fewer give points and no interval
 ERROR_LIMIT_POINTS = 0.3      # of half-width, and of what counts as near
 SIZE_LIMIT = 0.25             # the same for sizes, relative
+BITS_LIMIT = 0.02             # the same for bits per token
+PERPLEXITY_LIMIT = 0.03       # the same for perplexities, relative; about as much as 0.04 bits
 
 EXPLANATIONS = {
     'match': ('the published figures, of a single run, lie in our 95 % prediction interval '
@@ -23,7 +25,8 @@ EXPLANATIONS = {
              f'{100 * SIZE_LIMIT:.0f} % of size'),
     'miss': 'none of these',
     'inconclusive': (f"the interval's half-width exceeds {ERROR_LIMIT_POINTS} points of error or "
-                     f'{100 * SIZE_LIMIT:.0f} % of size'),
+                     f'{100 * SIZE_LIMIT:.0f} % of size ({BITS_LIMIT} bits per token, '
+                     f'{100 * PERPLEXITY_LIMIT:.0f} % of perplexity)'),
     'unverified, not scored': 'we read the published figure in no source that we trust',
     'too few seeds': f'fewer than {SEEDS}: the points are shown and no interval',
     'shorter recipe': "trained for fewer epochs than the paper's recipe: shown, not scored",
@@ -72,13 +75,11 @@ def _name(figures: Sequence[Figure], means: Mapping[str, float],
   for figure in figures:
     low, high = intervals[figure.ledger_key]
     mean = means[figure.ledger_key]
-    of_error = figure.ledger_key == ERROR_KEY
-    wide.append((high - low) / 2 > (ERROR_LIMIT_POINTS if of_error else SIZE_LIMIT * abs(mean)))
+    wide.append((high - low) / 2 > _limit(figure, abs(mean)))
     below, above = figure.value < low, figure.value > high
     outside.append(below or above)
     worse.append(below if figure.smaller_is_better else above)
-    far.append(abs(mean - figure.value) > (
-        ERROR_LIMIT_POINTS if of_error else SIZE_LIMIT * figure.value))
+    far.append(abs(mean - figure.value) > _limit(figure, figure.value))
   if any(wide):
     return 'inconclusive'
   if not any(outside):
@@ -86,3 +87,11 @@ def _name(figures: Sequence[Figure], means: Mapping[str, float],
   if not any(worse):
     return 'better'
   return 'miss' if any(far) else 'near'
+
+
+def _limit(figure: Figure, value: float) -> float:
+  """Returns what is near to a value of this figure, in its unit."""
+  absolute = {ERROR_KEY: ERROR_LIMIT_POINTS, 'test_bits_per_token': BITS_LIMIT}
+  relative = {'test_perplexity': PERPLEXITY_LIMIT}
+  key = figure.ledger_key
+  return absolute[key] if key in absolute else relative.get(key, SIZE_LIMIT) * value

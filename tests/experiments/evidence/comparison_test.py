@@ -174,6 +174,8 @@ def test_an_unverified_figure_of_a_scored_row_is_named(result):
     (Figure(68.0, RATIO, True), '68 x fewer weights'),
     (Figure(38927.0, 'parameters_compact', True), '38,927 parameters'),
     (Figure(12.0, 'bytes_file', True), '12 bytes_file'),
+    (Figure(109.22, 'test_perplexity', True), '109.22 perplexity'),
+    (Figure(1.429, 'test_bits_per_token', True), '1.429 bits per token'),
 ])
 def test_published_in_words(figure, words):
   assert published(figure) == words
@@ -192,3 +194,6 @@ def test_ours_in_words(result):
   assert ours(many, many.row.size) == '10.0 ± 0.0'
   parameters = Figure(38927.0, 'parameters_compact', True)
   assert ours(few, parameters) == '110, 110'
+  words, = compare(sheet_of(row()), [result(0, test_nll_nats=math.log(110.0),
+                                            test_perplexity=110.0)])
+  assert ours(words, Figure(109.0, 'test_perplexity', True)) == '110.0 perplexity'

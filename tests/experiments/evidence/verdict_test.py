@@ -153,3 +153,17 @@ def test_the_constants_are_those_of_the_words():
   assert '0.3 points' in EXPLANATIONS['near'] and '25 %' in EXPLANATIONS['near']
   assert '0.3 points' in EXPLANATIONS['inconclusive'] and '25 %' in EXPLANATIONS['inconclusive']
   assert 'fewer than 5' in EXPLANATIONS['too few seeds']
+
+
+@pytest.mark.parametrize('key, mean, published, name', [
+    ('test_bits_per_token', 1.43, 1.43 - 0.019, 'near'),
+    ('test_bits_per_token', 1.43, 1.409, 'miss'),
+    ('test_bits_per_token', 1.43, 1.46, 'better'),
+    ('test_perplexity', 110.0, 107.0, 'near'),             # 3 is 2.8 % of 107
+    ('test_perplexity', 110.0, 106.0, 'miss'),             # 4 is 3.8 % of 106
+    ('test_perplexity', 110.0, 120.0, 'better'),
+])
+def test_scores_of_language_models_have_limits_of_their_own(key, mean, published, name):
+  spread = 1e-3 * mean                                     # half-widths 0.007 bits, 0.53
+  figure = Row('net', 'method', {}, Figure(published, key, True), None)
+  assert said(figure, {key: mean + spread * OFFSETS}) == name
