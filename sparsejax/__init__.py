@@ -7,10 +7,12 @@ from sparsejax.packing import pack
 from sparsejax.quantised import Quantised
 from sparsejax.regulariser import Regulariser, chain, finalise, partition, stacked
 from sparsejax.regularisers.block_pruning import block_pruning, dense_quantile
+from sparsejax.regularisers.bayesian_rnn import bayesian_rnn
 from sparsejax.regularisers.block_sparse import block_sparse
 from sparsejax.regularisers.blockwise import blockwise
 from sparsejax.regularisers.dropout import dropout
 from sparsejax.regularisers.group_lasso import group_lasso
+from sparsejax.regularisers.group_variables import group_variables
 from sparsejax.regularisers.hard_concrete import l0_hard_concrete
 from sparsejax.regularisers.iterative_magnitude import iterative_sparsity
 from sparsejax.regularisers.l1 import l1
@@ -27,6 +29,6 @@ from sparsejax.regularisers.static_mask import static_mask
 from sparsejax.regularisers.straight_through import straight_through_magnitude
 from sparsejax.regularisers.variational_dropout import sparse_variational_dropout
 from sparsejax.regularisers.weight_decay import weight_decay
-from sparsejax.structured import Gated, Gaussian, LowRank, densify
+from sparsejax.structured import Gated, Gaussian, LowRank, RowGaussian, densify
 
 __version__ = '0.1.0'

@@ -11,7 +11,7 @@ from scipy import integrate, special, stats
 
 import sparsejax
 from sparsejax import testing
-from sparsejax.paths import flatten
+from sparsejax.paths import flatten, fold, unflatten
 from sparsejax.testing import check_regulariser, example_weights
 
 # --- oracles: penalties in nats, in NumPy, from the papers' formulas ------------------------------
@@ -147,6 +147,9 @@ METHODS = {
     'l0_scheduled': (sparsejax.l0_hard_concrete(optax.linear_schedule(0.1, 1.0, 5)), l0_oracle(-2)),
     'vd_local': (sparsejax.sparse_variational_dropout(), vd_oracle(approximate_kl)),
     'vd_weight': (sparsejax.sparse_variational_dropout(noise='weight'), vd_oracle(approximate_kl)),
+    'vd_shared': (sparsejax.sparse_variational_dropout(noise='local_shared'),
+                  vd_oracle(approximate_kl)),
+    'vd_rows': (sparsejax.sparse_variational_dropout(noise='rows'), vd_oracle(approximate_kl)),
     'vd_clipped': (sparsejax.sparse_variational_dropout(0.5, clip_variance=True),
                    vd_oracle(approximate_kl)),
     'vd_exact': (sparsejax.sparse_variational_dropout(kl='exact', init_log_sigma2=-3.0),
@@ -250,6 +253,45 @@ def test_tied_gates_obey_the_laws():
   del weights['head']
   method = sparsejax.l0_hard_concrete(0.1, l2=0.2, axis=TIED, tied=True)
   check_regulariser(method, weights, oracle=l0_oracle(-1, tied=True), oracle_tolerance=2e-5)
+
+
+def group_oracle(kl):
+  """One Gaussian variable per entry of `mean`, whatever it multiplies."""
+  def oracle(params, state):
+    total = 0.0
+    for mean, log_sigma in zip(flatten(params['mean']).values(),
+                               flatten(params['log_sigma']).values()):
+      total += kl(np.clip(2 * log_sigma - np.log(mean**2 + 1e-8), -8, 8)).sum()
+    return state['strength'] * total
+  return oracle
+
+
+def test_group_variables_obey_the_laws():
+  inner = sparsejax.partition(noise=('dense0/kernel', METHODS['vd_weight'][0]),
+                              conv=('conv/kernel', METHODS['vd_shared'][0]))
+  method = sparsejax.group_variables(
+      inner, {'rows': {'dense0/kernel': -2, 'head/kernel': -2}, 'columns': {'dense0/kernel': -1},
+              'filters': {'conv/kernel': -1}}, strength=0.7, kl='exact', init_log_sigma=-2.0)
+
+  def oracle(params, state):
+    own = sum(vd_oracle(approximate_kl)(params['inner'][rule], state['inner'][rule])
+              for rule in ('noise', 'conv'))
+    return own + group_oracle(exact_kl)(params, state)
+  check_regulariser(method, oracle=oracle, oracle_tolerance=2e-5)
+
+
+def test_bayesian_rnn_obeys_the_laws():
+  key = jax.random.key(1)
+  shapes = {'embed/embedding': (5, 2), 'cell0/in/kernel': (2, 3), 'cell0/hn/kernel': (3, 3),
+            'cell0/hn/bias': (3,), 'head/kernel': (3, 2)}
+  weights = unflatten({path: jax.random.normal(fold(key, path), shape)
+                       for path, shape in shapes.items()})
+
+  def oracle(params, state):
+    own = sum(vd_oracle(approximate_kl)(params['inner'][rule], state['inner'][rule])
+              for rule in ('embedding', 'cells', 'head'))
+    return own + group_oracle(approximate_kl)(params, state)
+  check_regulariser(sparsejax.bayesian_rnn(), weights, oracle=oracle, oracle_tolerance=2e-5)
 
 
 @pytest.mark.parametrize('name', ['l0', 'l0_example', 'vd_local', 'magnitude', 'group_lasso'])
