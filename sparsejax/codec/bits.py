@@ -4,7 +4,11 @@ from __future__ import annotations
 import numpy as np
 
 # Whole bytes for any width, and a bounded number of bits in memory at one byte each.
-_CHUNK = 1 << 15
+_CHUNK = 1 << 14
+
+
+# The same bytes, without going through bits.
+_WHOLE: dict[int, np.dtype] = {8: np.dtype('u1'), 16: np.dtype('>u2')}
 
 
 def packed_bytes(count: int, width: int) -> int:
@@ -16,11 +20,15 @@ def pack(values: np.ndarray, width: int) -> bytes:
   """Packs non-negative integers (n,) below 2**width; width 0 to 62 (0 takes no space)."""
   if not width or not len(values):
     return b''
-  shifts = np.arange(width - 1, -1, -1, dtype=np.int64)
+  if width in _WHOLE:
+    return values.astype(_WHOLE[width]).tobytes()
   parts = []
   for start in range(0, len(values), _CHUNK):
     chunk = values[start:start + _CHUNK].astype(np.int64)
-    parts.append(np.packbits((chunk[:, None] >> shifts) & 1).tobytes())
+    binary = np.empty((len(chunk), width), np.uint8)
+    for column in range(width):
+      binary[:, column] = (chunk >> (width - 1 - column)) & 1
+    parts.append(np.packbits(binary).tobytes())
   return b''.join(parts)
 
 
@@ -36,6 +44,8 @@ def unpack(data: bytes | memoryview, count: int, width: int) -> np.ndarray:
   values = np.zeros(count, smallest_unsigned((1 << width) - 1))
   if not width or not count:
     return values
+  if width in _WHOLE:
+    return np.frombuffer(data, _WHOLE[width]).astype(values.dtype)
   stored = np.frombuffer(data, np.uint8)
   for start in range(0, count, _CHUNK):
     number = min(_CHUNK, count - start)

@@ -9,6 +9,7 @@ import numpy as np
 
 from sparsejax.codec import bits
 
+_CHUNK = 1 << 17
 TABLE_BITS = (6, 8, 10, 12, 14, 16, 18, 20)
 
 
@@ -39,6 +40,21 @@ def quantise(weights: np.ndarray, table_bits: int) -> np.ndarray:
   table[lone] -= 1
   table[-1] += len(lone)
   return table
+
+
+def count(symbols: np.ndarray, alphabet: int) -> np.ndarray:
+  """Returns how often each symbol occurs, (alphabet,); bincount alone would take 8 bytes for each.
+
+  Raises:
+    ValueError: for a symbol outside the alphabet.
+  """
+  counts = np.zeros(alphabet, np.int64)
+  for start in range(0, len(symbols), _CHUNK):
+    found = np.bincount(symbols[start:start + _CHUNK], minlength=alphabet)
+    if len(found) > alphabet:
+      raise ValueError(f'symbol {len(found) - 1} is outside the alphabet of {alphabet}')
+    counts += found
+  return counts
 
 
 def cross_entropy_bits(counts: np.ndarray, table: np.ndarray) -> float:

@@ -29,51 +29,48 @@ class Coded(NamedTuple):
 
 def between(positions: np.ndarray) -> np.ndarray:
   """Returns how many entries lie before each position (k,), ascending, behind the one before."""
-  return np.diff(positions, prepend=-1) - 1
+  gaps = positions.copy()
+  gaps[1:] -= positions[:-1] + 1
+  return gaps
 
 
 def encode(gaps: np.ndarray, coders: tuple[str, ...] = symbols.CODERS) -> Coded:
   """Codes gaps (k,), integers from 0 to `MAX_GAP`."""
-  octave = _octaves(gaps)
-  symbol = np.where(
-      gaps < _DIRECT, gaps,
-      _DIRECT + _PARTS * (octave - _FIRST_OCTAVE) + ((gaps >> np.maximum(octave - 2, 0)) & 3))
+  symbol = np.minimum(gaps, _DIRECT).astype(np.uint8)
+  at = np.flatnonzero(gaps >= _DIRECT)
+  long = gaps[at].astype(np.int64)
+  octave = np.frexp(long.astype(np.float64))[1] - 1          # floor(log2), exact below 2**53
+  symbol[at] += (_PARTS * (octave - _FIRST_OCTAVE) + (long >> (octave - 2)) % _PARTS).astype(
+      np.uint8)
   stream = symbols.encode(symbol, int(symbol.max(initial=0)) + 1, coders)
   parts, extra = [stream.data], 0
-  for e in _long_octaves(octave):
-    chosen = gaps[octave == e]
+  for e in np.unique(octave).tolist():
+    chosen = long[octave == e]
     parts.append(bits.pack(chosen & ((1 << (e - 2)) - 1), e - 2))
     extra += (e - 2) * len(chosen)
   return Coded(stream.facts, b''.join(parts), stream.entropy_bits + extra)
 
 
 def decode(entry: Any, data: memoryview, count: int) -> np.ndarray:
-  """The inverse of `encode`: gaps (count,), int64; `data` is the whole stream.
+  """The inverse of `encode`: gaps (count,), int32; `data` is the whole stream.
 
   Raises:
     ValueError: for what `encode` does not write.
   """
-  symbol = symbols.decode(entry, data, count).astype(np.int64)
+  symbol = symbols.decode(entry, data, count)
   place = entry['bytes']
-  octave = np.where(symbol < _DIRECT, 0, (symbol - _DIRECT) // _PARTS + _FIRST_OCTAVE)
+  at = np.flatnonzero(symbol >= _DIRECT)
+  part = symbol[at].astype(np.int64) - _DIRECT
+  octave = part // _PARTS + _FIRST_OCTAVE
   if octave.max(initial=0) >= _LAST_OCTAVE:
     raise ValueError(f'a gap of 2**{int(octave.max())} entries or more')
-  gaps = symbol
-  for e in _long_octaves(octave):
+  gaps = symbol.astype(np.int32)
+  for e in np.unique(octave).tolist():
     chosen = octave == e
     number = int(chosen.sum())
     size = bits.packed_bytes(number, e - 2)
     extra = bits.unpack(data[place:place + size], number, e - 2).astype(np.int64)
     place += size
-    gaps[chosen] = ((_PARTS + (symbol[chosen] - _DIRECT) % _PARTS) << (e - 2)) + extra
+    gaps[at[chosen]] = ((_PARTS + part[chosen] % _PARTS) << (e - 2)) + extra
   facts.exact_bytes(data, place, 'gaps')
   return gaps
-
-
-def _octaves(gaps: np.ndarray) -> np.ndarray:
-  """floor(log2) where a gap is no symbol of its own, else 0; frexp is exact below 2**53."""
-  return np.where(gaps < _DIRECT, 0, np.frexp(gaps.astype(np.float64))[1] - 1)
-
-
-def _long_octaves(octave: np.ndarray) -> list[int]:
-  return [int(e) for e in np.flatnonzero(np.bincount(octave, minlength=1)) if e]

@@ -13,7 +13,7 @@ from sparsejax.codec import bits
 MAX_LENGTH = 16
 MAX_ALPHABET = 4096
 _LENGTH_BITS = 5
-_CHUNK = 1 << 16
+_CHUNK = 1 << 13
 
 
 def code_lengths(counts: np.ndarray, max_length: int = MAX_LENGTH) -> np.ndarray:

@@ -58,8 +58,13 @@ def encode(array: np.ndarray, coding: str = 'smallest',
     raise ValueError(f'an array of shape {array.shape} exceeds {MAX_ENTRIES} entries or {MAX_AXES} '
                      'axes; split it')
   flat = np.ascontiguousarray(array).reshape(-1).view(f'u{array.dtype.itemsize}')
-  place, value = min(_forms(flat, coding, book), key=lambda form: len(form[0].data)
-                     + len(form[1].data))
+  best: tuple[positions.Coded, values.Coded] | None = None
+  for form in _forms(flat, coding, book):      # one after the other: two at most are in memory
+    if best is None or sum(len(part.data) for part in form) < sum(
+        len(part.data) for part in best):
+      best = form
+  assert best is not None
+  place, value = best
   entry = {'bytes': len(place.data) + len(value.data), 'dtype': array.dtype.name,
            'position_bytes': len(place.data), 'positions': place.facts,
            'shape': list(array.shape), 'values': value.facts}
@@ -80,35 +85,40 @@ def _forms(flat: np.ndarray, coding: str, book: values.Codebook | None
   number = int(np.count_nonzero(kept))
   if coding == 'deep_compression':
     if flat.size:
-      steps = positions.relative(kept, DEEP_COMPRESSION_WIDTH, ('huffman',))
-      yield steps, _values(flat[steps.places], ('huffman',), ('codebook', 'raw'))
+      steps, places = positions.relative(kept, DEEP_COMPRESSION_WIDTH, ('huffman',))
+      yield steps, _values(flat[places], ('huffman',), ('codebook', 'raw'))
       return
     yield everything, values.raw(flat)
     return
   coders = symbols.CODERS if coding == 'smallest' else (coding,)
-  yield everything, _values(flat, coders)
+  # Byte by byte, zeros among other entries cost more than their places.
+  known = tuple(kind for kind in values.KINDS if kind != 'zstd' or coding == 'smallest')
+  kinds = tuple(kind for kind in known if kind != 'planes' or 2 * number > flat.size)
+  yield everything, _values(flat, coders, kinds)
   if number < flat.size:
-    stored = _values(flat[kept], coders)
+    stored = _values(flat[kept], coders, known)
     yield positions.bitmask(kept), stored
     yield positions.by_gaps(kept, coders), stored
     if flat.size <= _SMALL:
       for width in RELATIVE_WIDTHS:
-        steps = positions.relative(kept, width, coders)
-        yield steps, _values(flat[steps.places], coders)
+        steps, places = positions.relative(kept, width, coders)
+        yield steps, _values(flat[places], coders, known)
 
 
 def _values(entries: np.ndarray, coders: tuple[str, ...],
             kinds: tuple[str, ...] = values.KINDS) -> values.Coded:
   """The smallest of these kinds of values."""
-  options = [values.raw(entries)]
-  found = values.distinct(entries) if 'codebook' in kinds else None
-  if found is not None:
-    options.append(values.codebook(entries, values.Codebook(found), coders))
+  best = None
+  book = values.distinct(entries) if 'codebook' in kinds else None
+  if book is not None:
+    best = values.codebook(entries, values.Codebook(book), coders)
   elif 'planes' in kinds and len(entries):     # with few distinct values, their codes are smaller
-    options.append(values.planes(entries, coders))
-  if 'zstd' in kinds and len(entries):
-    options.append(values.zstd(entries))
-  return min(options, key=lambda option: len(option.data))
+    best = values.planes(entries, coders)
+  if best is None or len(best.data) >= entries.nbytes:
+    best = values.raw(entries)
+  if 'zstd' in kinds and values.zstd_may_win(entries, len(best.data)):
+    best = min(best, values.zstd(entries), key=lambda option: len(option.data))
+  return best
 
 
 def shape_and_dtype(entry: Any) -> tuple[tuple[int, ...], np.dtype]:
@@ -151,14 +161,15 @@ def bound_bits(entry: Any, array: np.ndarray) -> float:
   Positions and codes by their own frequencies, order 0; codebook and raw bits as they are.
   """
   flat = np.ascontiguousarray(array).reshape(-1).view(f'u{array.dtype.itemsize}')
-  place = positions.everything()
+  kept = flat != 0
+  place, stored = positions.everything(), flat
   if entry['positions']['kind'] == 'bitmask':
-    place = positions.bitmask(flat != 0)
+    place, stored = positions.bitmask(kept), flat[kept]
   elif entry['positions']['kind'] == 'gaps':
-    place = positions.by_gaps(flat != 0, ('fixed',))
+    place, stored = positions.by_gaps(kept, ('fixed',)), flat[kept]
   elif entry['positions']['kind'] == 'relative':
-    place = positions.relative(flat != 0, entry['positions']['width'], ('fixed',))
-  stored = flat if place.places is None else flat[place.places]
+    place, places = positions.relative(kept, entry['positions']['width'], ('fixed',))
+    stored = flat[places]
   kind = entry['values']['kind']
   if kind == 'codebook':
     return place.entropy_bits + values.codebook(
@@ -181,7 +192,7 @@ def decode(entry: Any, data: memoryview) -> np.ndarray:
   count = size if places is None else len(places)
   stored = values.decode(entry['values'], data[split:], count, dtype.itemsize)
   if places is None:
-    flat = np.array(stored, order='C')
+    flat = stored if stored.flags.writeable else stored.copy()
   else:
     flat = np.zeros(size, stored.dtype)
     flat[places] = stored

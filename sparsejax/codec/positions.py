@@ -20,38 +20,38 @@ _FIELDS = {'all': ('kind',), 'bitmask': ('kind',), 'gaps': ('kind', 'count', 'sy
 
 
 class Coded(NamedTuple):
-  """Positions: facts, bytes, ideal bits, and the places of the stored entries (None for all)."""
+  """Facts for the header, bytes, and the bits an ideal coder of the same symbols would need."""
   facts: dict[str, Any]
   data: bytes
   entropy_bits: float
-  places: np.ndarray | None
 
 
 def everything() -> Coded:
   """All entries are stored, nothing is written."""
-  return Coded({'kind': 'all'}, b'', 0.0, None)
+  return Coded({'kind': 'all'}, b'', 0.0)
 
 
 def bitmask(kept: np.ndarray) -> Coded:
   """One bit for each entry of `kept` (n,), bool."""
   data = np.packbits(kept).tobytes()
-  return Coded({'kind': 'bitmask'}, data, float(len(kept)), np.flatnonzero(kept))
+  return Coded({'kind': 'bitmask'}, data, float(len(kept)))
 
 
 def by_gaps(kept: np.ndarray, coders: tuple[str, ...]) -> Coded:
   """The gaps between the entries of `kept` (n,), entropy-coded."""
-  places = np.flatnonzero(kept)
-  coded = gaps.encode(gaps.between(places), coders)
-  entry = {'kind': 'gaps', 'count': len(places), 'symbols': coded.facts}
-  return Coded(entry, coded.data, coded.entropy_bits, places)
+  between = gaps.between(np.flatnonzero(kept))
+  coded = gaps.encode(between, coders)
+  entry = {'kind': 'gaps', 'count': len(between), 'symbols': coded.facts}
+  return Coded(entry, coded.data, coded.entropy_bits)
 
 
-def relative(kept: np.ndarray, width: int, coders: tuple[str, ...]) -> Coded:
-  """Steps of `width` bits with fillers among the stored entries."""
+def relative(kept: np.ndarray, width: int, coders: tuple[str, ...]
+             ) -> tuple[Coded, np.ndarray]:
+  """Steps of `width` bits with fillers; returns the places of the stored entries beside them."""
   steps, _ = relative_index.with_fillers(np.flatnonzero(kept), width)
   coded = symbols.encode(steps, 1 << width, coders)
   entry = {'kind': 'relative', 'count': len(steps), 'symbols': coded.facts, 'width': width}
-  return Coded(entry, coded.data, coded.entropy_bits, relative_index.places(steps))
+  return Coded(entry, coded.data, coded.entropy_bits), relative_index.places(steps)
 
 
 def decode(entry: Any, data: memoryview, size: int) -> np.ndarray | None:

@@ -30,7 +30,9 @@ def with_fillers(positions: np.ndarray, width: int) -> tuple[np.ndarray, np.ndar
 
 def places(steps: np.ndarray) -> np.ndarray:
   """Returns the places (k,) that the steps lead to, fillers among them."""
-  return np.cumsum(steps.astype(np.int64) + 1) - 1
+  places = np.cumsum(steps, dtype=np.int64)
+  places += np.arange(len(places))
+  return places
 
 
 def count_fillers(positions: np.ndarray, width: int) -> int:

@@ -42,7 +42,7 @@ def encode(symbols: np.ndarray, alphabet: int, coders: tuple[str, ...] = CODERS,
   """
   if not 1 <= alphabet <= MAX_ALPHABET:
     raise ValueError(f'an alphabet of {alphabet} symbols; 1 to {MAX_ALPHABET} can be coded')
-  counts = np.bincount(symbols, minlength=alphabet)
+  counts = frequencies.count(symbols, alphabet)
   options: list[tuple[float, str, int, Callable[[], bytes]]] = []   # bits, coder, fact, encoder
   width = (alphabet - 1).bit_length()
   entropy = frequencies.entropy_bits(counts)

@@ -47,7 +47,7 @@ def test_entropy_kraft_and_order(counts):
   shares = counts[used] / counts.sum()
   entropy = -(shares * np.log2(shares)).sum()
   mean = (shares * lengths[used]).sum()
-  # Within a bit of the entropy (Huffman, 1952); the limit adds at most phi^-(16 - 7 - 1) bits for 80
+  # Within a bit of the entropy (Huffman, 1952); the limit adds at most phi^-(16 - 7 - 1) for 80
   # symbols, as 7 = ceil(log2(80 + ceil(log2(80)) - 16)) (Milidiu and Laber, 2001).
   assert entropy - 1e-9 <= mean < entropy + 1 + ((1 + 5**0.5) / 2)**-8
   order = np.argsort(-counts[used], kind='stable')
