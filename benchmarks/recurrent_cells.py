@@ -22,9 +22,9 @@ import sparsejax
 from sparsejax.compaction import compact
 from sparsejax.models.recurrent import RecurrentLanguageModel
 from sparsejax.paths import Tree, map_leaves
+from sparsejax.regularisers import bayesian_rnn
 from sparsejax.regularisers.block_pruning import gated_blocks
-from sparsejax.training.fit import (Recipe, as_tokens, start, token_cross_entropy,
-                                    train_step)
+from sparsejax.training.fit import Recipe, as_tokens, start, token_cross_entropy, train_step
 
 LEARNING_RATE = 1e-3
 NUM_TERMS = 900_000        # about the words of the Penn Treebank's training text
@@ -32,8 +32,9 @@ AT_MOST = 1.25             # a step with drawn weights over the dense step
 SLOPES_AT_MOST = 1.05      # bytes a time step, drawn over dense
 # The kernels of the candidate, without which an LSTM's or a GRU's unit stays at zero.
 CANDIDATE = {'lstm': 'cell0/(ig|hg)/.*', 'gru': 'cell0/(in|hn)/.*'}
-# What is drawn: all matrices, or those of the cell.
-DRAWN = {'vd': '.*(kernel|embedding)', 'vd cell': 'cell.*kernel'}
+# What is drawn: all matrices, of an embedding the rows looked up; those of the cell; all of them
+# with variables on words, neurons and gates.
+METHODS = ('dense', 'vd', 'vd cell', 'vd groups')
 
 
 class Setting(NamedTuple):
@@ -42,7 +43,7 @@ class Setting(NamedTuple):
   Attributes:
     network: a name for the rows. cell: as in `RecurrentLanguageModel`. width: hidden units.
     vocabulary: symbols. embedding: None for one-hot inputs. batch: sequences. length: time steps.
-    methods: names in `DRAWN` that are timed against the dense step, the first with a target.
+    methods: of `METHODS`, those timed against the dense step; 'vd' has a target.
   """
 
   network: str
@@ -63,7 +64,7 @@ class Setting(NamedTuple):
     return jax.random.randint(jax.random.key(0), shape, 0, self.vocabulary)
 
 
-STEPS = (Setting('char_lm_lstm_200', 'lstm', 200, 50, None, 20, 35, ('vd',)),
+STEPS = (Setting('char_lm_lstm_200', 'lstm', 200, 50, None, 20, 35, ('vd', 'vd groups')),
          Setting('word_lm_lstm_200', 'lstm', 200, 10_000, 200, 20, 35, ('vd', 'vd cell')))
 TOKENS = tuple(Setting(f'{cell}_{width}', cell, width, 50, None, 32, 35)
                for cell in ('lstm', 'gru') for width in (512, 1024))
@@ -78,13 +79,16 @@ QUICK_LENGTHS = (16, 32, 48)
 
 
 def recipe(setting: Setting, method: str) -> Recipe:
-  """Returns the recipe of a step: 'dense', or a name in `DRAWN`."""
-  rules = {}
+  """Returns the recipe of a step; `method` is one of `METHODS`."""
+  regulariser = sparsejax.partition()
   if method != 'dense':
-    drawn = sparsejax.sparse_variational_dropout(noise='weight')
-    rules['weights'] = (DRAWN[method], drawn)
-  return Recipe(setting.model(), sparsejax.partition(**rules), optax.adam(LEARNING_RATE), NUM_TERMS,
-                setting.batch, preprocess=as_tokens, loss=token_cross_entropy)
+    embedding = None if setting.embedding is None else 'embed/embedding'
+    regulariser = sparsejax.bayesian_rnn(
+        embedding=None if method == 'vd cell' else embedding,
+        head=None if method == 'vd cell' else 'head/kernel',
+        groups=bayesian_rnn.GROUPS if method == 'vd groups' else (), head_noise='weight')
+  return Recipe(setting.model(), regulariser, optax.adam(LEARNING_RATE), NUM_TERMS, setting.batch,
+                preprocess=as_tokens, loss=token_cross_entropy)
 
 
 class TrainingSteps:

@@ -23,7 +23,7 @@ ROOT = pathlib.Path(cells.__file__).resolve().parents[1]
 def test_drawn_steps_draw_every_matrix_and_learn():
   made = cells.recipe(STEPS, 'vd')
   steps = cells.TrainingSteps(STEPS, 'vd', 3)
-  assert sorted(steps.state.params) == ['free', 'weights']
+  assert sorted(steps.state.params) == ['cells', 'free', 'head']
   free = jax.tree.leaves(steps.state.params['free'])
   assert free and all(leaf.ndim == 1 for leaf in free)
   a, b = (made.regulariser.weights(steps.state.params, steps.state.method_state, jax.random.key(i))
