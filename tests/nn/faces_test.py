@@ -11,10 +11,11 @@ import pytest
 from flax import linen as nn
 
 import sparsejax
-from sparsejax.nn import L0Conv, L0Dense, SparseVDConv, SparseVDDense
+from sparsejax.nn import BayesianLSTM, L0Conv, L0Dense, SparseVDConv, SparseVDDense
 
 KEY = jax.random.key(0)
 DENSE_X = jax.random.normal(KEY, (3, 6))
+RNN_X = jax.random.normal(KEY, (2, 3, 4))
 CONV_X = jax.random.normal(KEY, (2, 7, 7, 4))
 CONV = {'features': 6, 'kernel_size': (3, 3), 'strides': 2, 'padding': 'VALID',
         'feature_group_count': 2}
@@ -34,6 +35,10 @@ FACES = {
     'vd_conv': (SparseVDConv(**CONV, noise='weight'), nn.Conv(**CONV), CONV_X,
                 sparsejax.partition(posterior=('kernel', sparsejax.sparse_variational_dropout(
                     noise='weight')))),
+    'bayesian_lstm': (
+        BayesianLSTM(3, kl='first', threshold=2.0), nn.RNN(nn.LSTMCell(3)), RNN_X,
+        sparsejax.bayesian_rnn(cells='cell', embedding=None, head=None, kl='first', threshold=2.0,
+                               groups=('inputs', 'hidden', 'gates'))),
 }
 
 
@@ -61,7 +66,8 @@ def test_face_equals_the_functional_form(name):
 
 
 @pytest.mark.parametrize('face, stock', [(L0Dense, nn.Dense), (SparseVDDense, nn.Dense),
-                                         (L0Conv, nn.Conv), (SparseVDConv, nn.Conv)])
+                                         (L0Conv, nn.Conv), (SparseVDConv, nn.Conv),
+                                         (BayesianLSTM, nn.LSTMCell)])
 def test_face_has_the_arguments_of_the_stock_layer(face, stock):
   # What would replace the computation itself is the business of the linear rules.
   left_out = {'promote_dtype', 'dot_general', 'dot_general_cls', 'conv_general_dilated',
@@ -71,7 +77,7 @@ def test_face_has_the_arguments_of_the_stock_layer(face, stock):
     if field.name in left_out:
       continue
     assert field.name in ours
-    if field.name not in ('kernel_init', 'bias_init'):
+    if not field.name.endswith('_init'):      # functions made anew at each use
       assert ours[field.name].default is field.default, field.name
   positional = [n for n, p in inspect.signature(face).parameters.items()
                 if p.kind is p.POSITIONAL_OR_KEYWORD][:1]
@@ -81,11 +87,12 @@ def test_face_has_the_arguments_of_the_stock_layer(face, stock):
 @pytest.mark.parametrize('face, method', [
     (L0Dense, sparsejax.l0_hard_concrete), (L0Conv, sparsejax.l0_hard_concrete),
     (SparseVDDense, sparsejax.sparse_variational_dropout),
-    (SparseVDConv, sparsejax.sparse_variational_dropout)])
+    (SparseVDConv, sparsejax.sparse_variational_dropout), (BayesianLSTM, sparsejax.bayesian_rnn)])
 def test_face_has_the_arguments_of_the_method(face, method):
   ours = inspect.signature(face).parameters
   for name, parameter in inspect.signature(method).parameters.items():
-    if name in ('axis', 'tied'):      # the face's own choice
+    # The face's own choice; of the recipe for whole networks it is what concerns the cell.
+    if name in ('axis', 'tied', 'cells', 'embedding', 'head', 'head_noise', 'groups'):
       continue
     assert ours[name].default == parameter.default, name
 

@@ -83,6 +83,14 @@ def test_approximation_is_within_a_hundredth_of_a_nat():
   assert GRID[np.argmax(error)] == pytest.approx(-3.5, abs=0.5)
 
 
+def test_first_version_has_its_constants_and_ends_at_zero():
+  # As the code of the recurrent follow-ups has it, which ends at -0.67.
+  value = (0.5 * np.log1p(np.exp(-GRID)) - (0.03 + 0.64 * special.expit(1.5 * (GRID + 1.3))))
+  np.testing.assert_allclose(log_uniform.kl_first(jnp.asarray(GRID)), value + 0.67, atol=FLOAT32)
+  error = np.abs(value + 0.67 - [exact_kl(a) for a in GRID])
+  assert 0.01 < error.max() < 0.014
+
+
 @pytest.mark.parametrize('form', sorted(KL_FORMS))
 def test_kl_falls_strictly_from_its_limit_to_zero(form):
   kl = np.asarray(KL_FORMS[form](jnp.asarray(GRID)))
@@ -90,7 +98,8 @@ def test_kl_falls_strictly_from_its_limit_to_zero(form):
   assert (np.asarray(KL_DERIVATIVES[form](jnp.asarray(GRID))) < 0).all()
   np.testing.assert_allclose(KL_FORMS[form](30.0), 0, atol=FLOAT32)
   # sigma -> 0: -log(alpha) / 2 + (Euler's gamma + log 2) / 2 = 0.6352; eq. 14 has k1 = 0.63576.
-  limit = {'exact': 0.5 * (np.euler_gamma + np.log(2)), 'approximation': 0.63576}[form]
+  limit = {'exact': 0.5 * (np.euler_gamma + np.log(2)), 'approximation': 0.63576,
+           'first': 0.64}[form]
   np.testing.assert_allclose(KL_FORMS[form](-30.0), 15 + limit, rtol=1e-6)
 
 

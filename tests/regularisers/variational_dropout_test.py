@@ -26,6 +26,9 @@ def numpy_kl(log_alpha, form):
   if form == 'approximation':
     return (0.63576 - 0.63576 * special.expit(1.87320 + 1.48695 * log_alpha)
             + 0.5 * np.log1p(np.exp(-log_alpha)))
+  if form == 'first':
+    return (0.64 - 0.64 * special.expit(1.5 * (log_alpha + 1.3))
+            + 0.5 * np.log1p(np.exp(-log_alpha)))
   rate = 0.5 * np.exp(-log_alpha)
   j = np.arange(6000)
   probability = np.exp(-rate + j * np.log(rate) - special.gammaln(j + 1))
@@ -226,6 +229,40 @@ def test_clipped_variance_is_rebuilt_from_the_clipped_ratio():
       square = np.asarray(theta)**2 + 1e-8
       expected = np.clip(expected / square, np.exp(-8), np.exp(8)) * square
     np.testing.assert_allclose(box.var, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize('clip_variance', [False, True])
+def test_rows_looked_up_have_the_moments_of_the_posterior(clip_variance):
+  theta, log_sigma2 = jnp.array([[1.0, 1e-3, 2.0]]), jnp.array([[-12.0, 3.0, -1.0]])
+  params = {'theta': {'embedding': theta}, 'log_sigma2': {'embedding': log_sigma2}}
+  method = sparse_variational_dropout(noise='rows', clip_variance=clip_variance)
+  _, state = method.init(jax.random.key(0), params['theta'])
+  n = 10_000
+
+  @jax.jit
+  @jax.vmap
+  def row(key):
+    drawn = {'params': method.weights(params, state, key)}
+    return sparsejax.apply(nn.Embed(1, 3), drawn, jnp.zeros((), jnp.int32))
+
+  rows = np.asarray(row(jax.random.split(jax.random.key(1), n)), np.float64)
+  variance = np.exp(np.asarray(log_sigma2[0], np.float64))
+  if clip_variance:
+    square = np.asarray(theta[0])**2 + 1e-8
+    variance = np.clip(variance / square, np.exp(-8), np.exp(8)) * square
+  np.testing.assert_array_less(abs(rows.mean(0) - theta[0]), 5 * np.sqrt(variance / n))
+  np.testing.assert_array_less(abs(rows.var(0) / variance - 1), 5 * np.sqrt(2 / n))
+
+
+def test_shared_noise_is_the_local_one_with_a_mark():
+  tree = {'kernel': jnp.ones((2, 3))}
+  boxes = []
+  for noise in ('local', 'local_shared'):
+    method = sparse_variational_dropout(noise=noise)
+    params, state = method.init(jax.random.key(0), tree)
+    boxes.append(method.weights(params, state, jax.random.key(1))['kernel'])
+  assert not boxes[0].shared and boxes[1].shared
+  np.testing.assert_array_equal(boxes[0].var, boxes[1].var)
 
 
 # --- what is deployed -----------------------------------------------------------------------------
