@@ -34,6 +34,7 @@ OPTIONS: dict[str, Any] = {
     'prune_rate': 0.05,       # learning rate at the start of each round
     'decay': 2e-4,            # L2 while retraining, per example: nats are this times their number
     'bits': 5,                # of a code; 2^bits - 1 clusters and zero
+    'convolution_bits': 8,    # of convolutions
     'initialisation': 'linear',
     'tune_epochs': 8,
     'tune_rate': 1e-4,        # learning rate of codebooks at the start; gradients are sums
@@ -64,7 +65,9 @@ def compress(subject: Subject, options: dict[str, Any], console: Console) -> Com
     variables = prune(subject, shares, options, console)
     note('pruned and retrained', subject.recipe.model, variables, shares=shares)
   model, small = subject.compacted(variables)
-  shared = share(small['params'], {'.*kernel': options['bits']}, options['initialisation'],
+  bits = {re.escape(path): options['bits' if leaf.ndim == 2 else 'convolution_bits']
+          for path, leaf in flatten(small['params']).items() if re.fullmatch('.*kernel', path)}
+  shared = share(small['params'], bits, options['initialisation'],
                  rng=np.random.default_rng(subject.config.seed))
   small = {**small, 'params': shared.weights}
   note('shared', model, small, wcss=shared.wcss)

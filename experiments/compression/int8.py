@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax.numpy as jnp
 from rich.console import Console
 
 from experiments.compression.recipes import Compressed
@@ -20,10 +21,11 @@ def compress(subject: Subject, options: dict[str, Any], console: Console) -> Com
   del console
   model, variables = subject.compacted()
   tensors = int8.quantise(variables['params'])
-  leaves = {}
+  leaves: dict[str, Any] = {}
   for path in flatten(variables['params']):
     if path in tensors:
       leaves[path] = tensors[path]
     else:
-      leaves[path] = Quantised(tensors[path + int8.QUANTISED], tensors[path + int8.SCALE], axis=-1)
+      leaves[path] = Quantised(jnp.asarray(tensors[path + int8.QUANTISED]),
+                               jnp.asarray(tensors[path + int8.SCALE]), axis=-1)
   return Compressed(model, {**variables, 'params': unflatten(leaves)}, options['coding'])

@@ -21,48 +21,55 @@ import ml_collections
 
 from sparsejax.post_training.deep_compression import retraining_dropout
 
-DENSE, ROUND, LAST = 12, 6, 22       # epochs: before pruning, of a round, of the last round
-ROUNDS = 4
+EPOCHS: tuple[float, ...] = (12, 6, 6, 6, 22)      # of the dense phase and of each round
+SMOKE = (0.25, 0.125, 0.125, 0.125, 0.375)
 KEPT = {'dense0': 0.08, 'dense1': 0.09, 'head': 0.26}      # the paper's shares
-DROPOUT = {'dense0': 0.0, 'dense1': 0.3, 'head': 0.3}      # of the inputs, before pruning
+DROPOUT = {'dense1': 0.3, 'head': 0.3}                     # of the inputs, before pruning
 
 
-def phases() -> list[tuple[int, int]]:
-  """Returns (first epoch, epoch behind the last) of the dense phase and of each round."""
-  starts = [0, *(DENSE + ROUND * i for i in range(ROUNDS))]
-  return list(zip(starts, [*starts[1:], starts[-1] + LAST]))
+def held(epochs: tuple[float, ...], values: tuple[float, ...]) -> dict[str, Any]:
+  """A schedule that goes, in each phase, linearly between the two values for it."""
+  ends = [sum(epochs[:i + 1]) for i in range(len(epochs))]
+  # A hundredth of an epoch between phases: schedules are continuous.
+  times = [time for end, length in zip(ends, epochs) for time in (end - length, end - 0.01)]
+  return {'schedule': 'piecewise_linear', 'epochs': tuple(times), 'values': values}
 
 
-def sawtooth(rate: float) -> dict[str, Any]:
-  """Falls linearly from `rate` to zero in each phase."""
-  times = [time for start, end in phases() for time in (start, end - 0.01)]
-  return {'schedule': 'piecewise_linear', 'epochs': tuple(times),
-          'values': (rate, 0.0) * len(phases())}
+def sawtooth(rate: float, epochs: tuple[float, ...]) -> dict[str, Any]:
+  """The learning rate: falls linearly from `rate` to zero in each phase."""
+  return held(epochs, (rate, 0.0) * len(epochs))
 
 
-def dropout_rate(rate: float, kept: float) -> dict[str, Any]:
+def dropout_rate(rate: float, kept: float, epochs: tuple[float, ...]) -> dict[str, Any]:
   """Falls with the connections of the layer, by the rule of the paper of 2015."""
-  rates = [retraining_dropout(rate, 10_000, round(10_000 * kept ** (i / ROUNDS)))
-           for i in range(ROUNDS + 1)]
-  times = [time for start, end in phases() for time in (start, end - 0.01)]
-  return {'schedule': 'piecewise_linear', 'epochs': tuple(times),
-          'values': tuple(rate for rate in rates for _ in range(2))}
+  rounds = len(epochs) - 1
+  rates = [retraining_dropout(rate, 10_000, round(10_000 * kept ** (i / rounds)))
+           for i in range(rounds + 1)]
+  return held(epochs, tuple(value for value in rates for _ in range(2)))
 
 
-def rule(layer: str, kept: float, decay: float, every: int) -> dict[str, Any]:
-  """Returns the method of one layer; `every` is the number of steps in an epoch."""
+def rule(layer: str, kept: float, dropout: float, decay: float, steps: int,
+         epochs: tuple[float, ...]) -> dict[str, Any]:
+  """Returns the method of one layer.
+
+  Args:
+    kept: share of the weights in the last round. dropout: rate before the first.
+    decay: nats. steps: between looks at the schedule, of an epoch or less. epochs: of the phases;
+      rounds but the last are equally long.
+  """
   pruned = {
       'method': 'chain', 'inner': {'method': 'weight_decay', 'strength': decay},
       'outer': {
-          'method': 'magnitude_pruning', 'begin': every - 1, 'every': every,
+          'method': 'magnitude_pruning', 'begin': steps - 1, 'every': steps,
           'granularity': 'weight', 'allocation': 'uniform',
-          'sparsity': {'schedule': 'iterative_sparsity', 'final': 1 - kept, 'rounds': ROUNDS,
-                       'begin_epoch': DENSE, 'epochs_per_round': ROUND},
+          'sparsity': {'schedule': 'iterative_sparsity', 'final': 1 - kept,
+                       'rounds': len(epochs) - 1, 'begin_epoch': epochs[0],
+                       'epochs_per_round': epochs[1]},
       },
   }
-  if not DROPOUT[layer]:
+  if not dropout:
     return {'leaves': f'{layer}/kernel', **pruned}
-  dropped = {'method': 'dropout', 'rate': dropout_rate(DROPOUT[layer], kept), 'axis': -2,
+  dropped = {'method': 'dropout', 'rate': dropout_rate(dropout, kept, epochs), 'axis': -2,
              'per': 'example'}
   return {'leaves': f'{layer}/kernel', 'method': 'chain', 'outer': dropped, 'inner': pruned}
 
@@ -75,32 +82,34 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.training_examples = 0
   config.validation_examples = 0
   config.batch_size = 200
-  config.epochs = phases()[-1][1]
+  config.epochs = round(sum(EPOCHS))
   config.evaluate_every = 4
   config.checkpoint_every = 20
   config.ema_decay = 0.0
   config.penalty_weight = 1.0
   config.preprocess = {'scale': 1 / 255, 'subtract_mean': False}
   config.model = {'name': 'mlp', 'widths': (300, 100), 'kernel_init': 'he_normal'}
-  config.optimiser = {'name': 'sgd', 'momentum': 0.9, 'learning_rate': sawtooth(0.1)}
-  examples, batch = 60_000, 200
+  examples, steps, epochs = 60_000, 300, EPOCHS
   if variant == 'held_out':
     config.validation_examples = 5000
-    examples = 55_000
+    examples, steps = 55_000, 275
   elif variant == 'smoke':
     config.dataset = 'digits'
     config.training_examples = examples = 512
     config.validation_examples = 100
-    config.batch_size = batch = 64
+    config.batch_size = 64
+    steps, epochs = 1, SMOKE
     config.epochs = 1
     config.evaluate_every = 1
   elif variant and variant != 'dense':
     raise ValueError(f"variant {variant!r} is not 'held_out', 'dense' or 'smoke'")
+  config.optimiser = {'name': 'sgd', 'momentum': 0.9, 'learning_rate': sawtooth(0.1, epochs)}
   decay = 2e-4 * examples            # in nats for the whole data set
-  config.regulariser = {layer: rule(layer, kept, decay, examples // batch)
-                        for layer, kept in KEPT.items()}
+  config.regulariser = {
+      layer: rule(layer, kept, DROPOUT.get(layer, 0.0), decay, steps, epochs)
+      for layer, kept in KEPT.items()}
   if variant == 'dense':
-    config.epochs = DENSE
+    config.epochs = round(EPOCHS[0])
     config.regulariser = {'weights': {'leaves': '.*kernel', 'method': 'weight_decay',
                                       'strength': decay}}
   return config

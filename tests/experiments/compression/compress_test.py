@@ -25,7 +25,7 @@ def quiet():
 def trained(folder, pruned):
   config = lenet_300_100.get_config('smoke')
   config.model.widths = (20, 10)
-  config.training_examples = 256
+  config.training_examples, config.batch_size = 256, 32
   if not pruned:
     config.regulariser = {}
   runs.run(config, folder, 'HaMD15/lenet_300_100:smoke', quiet())
@@ -34,26 +34,13 @@ def trained(folder, pruned):
 
 @pytest.fixture(scope='module')
 def pruned(tmp_path_factory):
-  """The folder of a run that was pruned in training: a half of the weights, say."""
-  folder = trained(tmp_path_factory.mktemp('pruned'), False)
-  variables = codec.read(folder / 'deployed.safetensors')
-  rng = np.random.default_rng(0)
-  for name in ('dense0', 'dense1', 'head'):
-    kernel = variables['params'][name]['kernel']
-    kernel *= rng.random(kernel.shape) < 0.4
-  codec.write(folder / 'deployed.safetensors', variables)
-  return folder
+  """The folder of a run that was pruned in training."""
+  return trained(tmp_path_factory.mktemp('pruned'), True)
 
 
 @pytest.fixture(scope='module')
-def dense(tmp_path_factory, pruned):
-  """The same run before its weights were cut."""
-  folder = tmp_path_factory.mktemp('dense')
-  for name in ('config.json', 'ledger.json'):
-    (folder / name).write_bytes((pruned / name).read_bytes())
-  parameters = codec.read(pruned / 'parameters.safetensors')
-  codec.write(folder / 'deployed.safetensors', {'params': parameters['params']['free']})
-  return folder
+def dense(tmp_path_factory):
+  return trained(tmp_path_factory.mktemp('dense'), False)
 
 
 def checked(sheet, out):
