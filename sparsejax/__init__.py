@@ -23,6 +23,7 @@ from sparsejax.regularisers.quantised import (affine_weights, binary_connect, bi
                                               trained_ternary_weights, uniform_weights)
 from sparsejax.regularisers.random_code import minimal_random_code
 from sparsejax.regularisers.rigl import rigl
+from sparsejax.regularisers.shared_codebook import shared_codebook
 from sparsejax.regularisers.soft_weight_sharing import soft_weight_sharing
 from sparsejax.regularisers.sparse_evolutionary import sparse_evolutionary_training
 from sparsejax.regularisers.static_mask import static_mask

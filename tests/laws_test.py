@@ -140,6 +140,15 @@ def no_cost(params, state):
 
 
 TIED = {'dense0/kernel': -1, 'conv/kernel': -1}
+
+
+def example_codes():
+  """Codes 0 to 5 of the leaves of `example_weights`; nobody has code 3."""
+  rng = np.random.default_rng(0)
+  return jax.tree.map(lambda w: np.array([0, 1, 2, 4, 5])[rng.integers(5, size=w.shape)],
+                      example_weights(jax.random.key(0)))
+
+
 METHODS = {
     'l0': (sparsejax.l0_hard_concrete(0.1), l0_oracle(-2)),
     'l0_l2_output': (sparsejax.l0_hard_concrete(0.1, l2=0.7, axis=-1), l0_oracle(-1)),
@@ -189,6 +198,7 @@ METHODS = {
         soft_sharing_oracle(shared=False)),
     'random_code': (sparsejax.minimal_random_code(
         4, 5, start=2, end=8, every=2, init_factor=0.7), random_code_oracle),
+    'shared_codebook': (sparsejax.shared_codebook(example_codes()), no_cost),
     'weight_decay': (sparsejax.weight_decay(0.3), decay_oracle),
     'dropout': (sparsejax.dropout(0.5), no_cost),
     'dropout_batch': (sparsejax.dropout(0.5, per='batch', axis=-1), no_cost),
