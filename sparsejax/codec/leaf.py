@@ -17,9 +17,9 @@ from sparsejax.codec.tree_paths import DTYPES
 CODINGS = ('smallest', 'ans', 'huffman', 'deep_compression', 'raw')
 MAX_ENTRIES = 1 << 31
 MAX_AXES = 16
-RELATIVE_WIDTHS = (3, 4, 5, 6, 8)
+RELATIVE_WIDTHS = (3, 5, 8)
 DEEP_COMPRESSION_WIDTH = 5   # Han et al., 2016, tables 2 and 3
-_SMALL = 1 << 14             # entries; above, relative indices never win and are not tried
+_SMALL = 1 << 12             # entries; above, entropy-coded gaps are smaller than fixed steps
 FIELDS = ('bytes', 'dtype', 'position_bytes', 'positions', 'shape', 'values')
 _BYTES_A_PLACE = 24           # while gaps become places
 # Decoded bytes per stored byte that a form may reach before it draws on the file's allowance.

@@ -71,7 +71,9 @@ def raw(entries: np.ndarray) -> Coded:
 
 def zstd(entries: np.ndarray) -> Coded:
   """The bits through zstandard."""
-  data = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(raw(entries).data)
+  stored = entries.astype(little_endian(entries.itemsize), copy=False)
+  data = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(
+      np.ascontiguousarray(stored).view(np.uint8).data)
   return Coded({'kind': 'zstd'}, data, 8.0 * len(data))
 
 
