@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
-from experiments.report import figures, histograms, images
+from experiments.report import figures, histograms, images, recurrent
 from experiments.report.figures import Plot
 from experiments.report.folder import Run
 
@@ -21,6 +21,7 @@ def all_plots(run: Run) -> list[Plot]:
       learning_curves(run),
       density_over_time(run),
       kept_weights(run),
+      *recurrent.recurrent_plots(run),
       *histograms.rule_histograms(run),
       *images.first_layer(run),
   ]

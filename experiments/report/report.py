@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.report import figures, tables
+from experiments.report import figures, recurrent, tables, texts
 from experiments.report.figures import Plot
 from experiments.report.folder import Run, read_run
 from experiments.report.plots import all_plots
@@ -19,6 +19,18 @@ PLOTS_FOLDER = 'plots'
 DATASET_NOTES = {
     'digits': 'digits: the split into training and test set is our own, not a published one; both '
               'share writers, so errors are lower than on new writers.',
+    'embedded_reviews': 'embedded_reviews: made-up reviews, which show that the machinery works '
+                        'and nothing else.',
+    'embedded_text_stream': 'embedded_text_stream: four verses over and over; the test text holds '
+                            'nothing new.',
+    'embedded_words': 'embedded_words: four verses over and over; the test text holds nothing '
+                      'new.',
+    'imdb': 'imdb: the vocabulary is that of the training texts; of a review the first 200 words '
+            'are read.',
+    'ptb_char_windows': 'ptb_char_windows: the network starts each window of the text from a zero '
+                        'state, as in the paper; a carried state guesses better.',
+    'ptb_word_2000': 'ptb_word_2000: all but the 2,000 most frequent words are <unk>, which is '
+                     'easier to guess: perplexities are not comparable with those published.',
     'tiny_shakespeare': 'tiny_shakespeare: the network starts each window of the text from a zero '
                         'state, so that its bits per character are a little more than with a state '
                         'carried on.',
@@ -73,6 +85,8 @@ def markdown(run: Run, plots: Sequence[Plot]) -> str:
       '### Layers of the deployed dense network', '', tables.layers(ledger), '',
       ('Inputs and outputs are slices of the kernel that are not all zero. An output may count '
        'here though no later layer reads it; the compact network does without it.'), '',
+      *recurrent.structure(run),
+      *texts.text_sections(run),
       '## Plots', '', *drawn,
       '## Notes', '', *(f'- {note}' for note in notes(run)), '',
   ]
@@ -107,6 +121,8 @@ def summary(run: Run) -> str:
   bits = ''
   if 'test_bits_per_token' in ledger:
     bits = f', {ledger["test_bits_per_token"]:.3f} bits per token,'
+  if 'test_perplexity' in ledger:
+    bits = f'{bits} perplexity {ledger["test_perplexity"]:.2f},'
   return (f'**Test error {ledger["test_error_percent"]:.2f} %{mark("test_error_percent")}{bits} '
           'with '
           f'{ledger["weights_kept"]:,} of {ledger["weights_total"]:,} weights '

@@ -25,6 +25,8 @@ def quality(ledger: Ledger) -> str:
   if 'test_bits_per_token' in ledger:
     rows.append(('test_bits_per_token', 'test bits per token', '{:.4f} bits',
                  'NLL / ln 2; a token is a character or a word'))
+  if 'test_perplexity' in ledger:
+    rows.append(('test_perplexity', 'test perplexity', '{:.2f}', 'exp of the NLL of a token'))
   def value(key, form):
     return NOT_MEASURED if ledger[key] is None else _marked(ledger, key, form.format(ledger[key]))
   return table(('measure', 'value', 'meaning'),
