@@ -64,6 +64,7 @@ METHODS: dict[str, Callable[..., sparsejax.Regulariser]] = {
     'affine_weights': sparsejax.affine_weights,
     'binary_connect': sparsejax.binary_connect,
     'binary_weights': sparsejax.binary_weights,
+    'bayesian_rnn': sparsejax.bayesian_rnn,
     'block_pruning': sparsejax.block_pruning,
     'block_rigl': sparsejax.block_rigl,
     'block_set': sparsejax.block_set,
