@@ -7,10 +7,8 @@ import os
 import pathlib
 import tempfile
 import time
-from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import safetensors.numpy
 import zstandard
 from rich.console import Console
@@ -19,7 +17,7 @@ from rich.table import Table
 from experiments.compression import recipes, subject
 from experiments.scores import read_test_set, validation_error_percent
 from sparsejax import codec, ledger
-from sparsejax.codec import tree_paths
+from sparsejax.codec import packed_tensors, tree_paths
 from sparsejax.post_training.int8 import ZSTD_LEVEL
 
 Numbers = dict[str, Any]
@@ -51,14 +49,14 @@ def compress_run(folder: str | pathlib.Path, name: str, out: str | pathlib.Path,
   clock = time.perf_counter()
   made = module.compress(run, options, console)
   seconds = time.perf_counter() - clock
-  written = codec.write(out, made.variables, model=made.model, facts=run.facts(),
-                        coding=made.coding, recipe=name, config=run.sheet['config_hash'][:16],
-                        seed=run.config.seed)
+  coded = codec.write(out, made.variables, model=made.model, facts=run.facts(),
+                      coding=made.coding, recipe=name, config=run.sheet['config_hash'][:16],
+                      seed=run.config.seed)
   sheet = {
       'recipe': name, 'options': options, 'run': run.sheet['config'],
       'config_hash': run.sheet['config_hash'], 'seed': run.config.seed,
       'data_hash': run.sheet['data_hash'], 'seconds': seconds,
-      **sizes(run.variables, written), **errors(run, out),
+      **sizes(run.variables, made.variables, coded), **errors(run, out),
       'stages': list(made.stages), 'layers': list(made.layers), **ledger.describe_run()}
   codec.write_atomically(out.with_suffix('.json'), (json.dumps(sheet, indent=1) + '\n').encode())
   for table in tables(sheet):
@@ -67,13 +65,21 @@ def compress_run(folder: str | pathlib.Path, name: str, out: str | pathlib.Path,
   return sheet
 
 
-def sizes(variables: Mapping[str, Any], written: int) -> Numbers:
-  """Returns bytes of the deployed network: float32, that through zstandard, and of the file."""
-  leaves, _ = tree_paths.flatten(dict(variables))
-  dense = safetensors.numpy.save({path: leaf.astype(np.float32) for path, leaf in leaves.items()})
-  zstd = len(zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(dense))
-  return {'bytes_float32': len(dense), 'bytes_zstd': zstd, 'bytes_file': written,
-          'compression_zstd': len(dense) / zstd, 'compression_file': len(dense) / written}
+def sizes(deployed: dict[str, Any], compressed: dict[str, Any], coded: int) -> Numbers:
+  """Returns bytes, under the ledger's keys, and what they are relative to.
+
+  Args:
+    deployed: variables of the run; ratios are relative to them as dense float32, zeros and all.
+    compressed: variables in the file; Zstandard gets their arrays, packed weights as theirs.
+    coded: bytes of the file.
+  """
+  plain, packed = packed_tensors.take_out(compressed)
+  leaves = tree_paths.flatten(plain)[0] | packed_tensors.to_leaves(packed)[0]
+  compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
+  zstd = len(compressor.compress(safetensors.numpy.save(leaves)))
+  dense = codec.float32_bytes(deployed)
+  return {'bytes_float32': dense, 'bytes_zstd': zstd, 'bytes_coded': coded,
+          'compression_zstd': dense / zstd, 'compression_coded': dense / coded}
 
 
 def errors(run: subject.Subject, path: str | os.PathLike[str]) -> Numbers:
@@ -96,9 +102,10 @@ def tables(sheet: Numbers) -> list[Table]:
   """Returns what is printed of a sheet: bytes and errors, and the layers where there are any."""
   summary = Table('', 'dense', 'zstd', 'file', title=f'{sheet["recipe"]} of {sheet["run"]}',
                   title_justify='left')
-  summary.add_row('bytes', *(f'{sheet[f"bytes_{kind}"]:,}' for kind in ('float32', 'zstd', 'file')))
+  summary.add_row('bytes', *(f'{sheet[f"bytes_{form}"]:,}'
+                             for form in ('float32', 'zstd', 'coded')))
   summary.add_row('times smaller', '1', f'{sheet["compression_zstd"]:.1f}',
-                  f'{sheet["compression_file"]:.1f}')
+                  f'{sheet["compression_coded"]:.1f}')
   for part in ('validation', 'test'):
     before, after = (sheet[f'{part}_error_percent{when}'] for when in ('_before', ''))
     if after is not None:

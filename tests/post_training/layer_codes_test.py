@@ -34,6 +34,18 @@ def test_numbers_of_fixed_width_by_hand():
   assert row.kept_percent == 6 and row.fixed_percent == 100 * 16 / 200
 
 
+@pytest.mark.parametrize('places', [
+    [], [0], [39], [0, 1, 2], [33], [5, 39], list(range(0, 1500, 97)), [1499]])
+def test_the_papers_form_is_read_back_bit_for_bit(places):
+  # Gaps beyond 31, none at all, and zeros behind the last entry
+  weight = np.zeros(1500, np.float32)
+  weight[places] = np.resize(np.float32([0.5, -1.25, 3.0]), len(places))
+  for shape in ((1500,), (30, 50), (5, 5, 10, 6)):
+    coded = leaf.encode(weight.reshape(shape), 'deep_compression')
+    again = leaf.decode(coded.facts, memoryview(coded.data))
+    assert again.shape == shape and again.tobytes() == weight.tobytes()
+
+
 @pytest.mark.parametrize('weight, kept', [
     (np.zeros((4, 5), np.float32), 0), (np.full((1, 1), 2.0, np.float32), 1),
     (np.eye(64, dtype=np.float32)[:1], 1)])

@@ -46,8 +46,9 @@ def dense(tmp_path_factory):
 def checked(sheet, out):
   """What holds for every recipe; returns the kernels in the file."""
   assert sheet == json.loads(out.with_suffix('.json').read_text())
-  assert sheet['bytes_file'] == out.stat().st_size < sheet['bytes_float32']
-  assert sheet['compression_file'] == sheet['bytes_float32'] / sheet['bytes_file']
+  assert sheet['bytes_coded'] == out.stat().st_size < sheet['bytes_float32']
+  assert sheet['compression_coded'] == sheet['bytes_float32'] / sheet['bytes_coded']
+  assert sheet['bytes_zstd'] < sheet['bytes_float32']
   loaded = codec.read_model(out)
   assert loaded.facts['input_shape'] == [8, 8, 1]
   assert sheet['validation_error_percent'] is not None
