@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
-from experiments.report import figures, histograms, images, recurrent
+from experiments.report import figures, histograms, images, recurrent, soft_sharing
 from experiments.report.figures import Plot
 from experiments.report.folder import Run
 
@@ -23,6 +23,7 @@ def all_plots(run: Run) -> list[Plot]:
       kept_weights(run),
       *recurrent.recurrent_plots(run),
       *histograms.rule_histograms(run),
+      *soft_sharing.mixture_plots(run),
       *images.first_layer(run),
   ]
 

@@ -5,6 +5,7 @@ import tomllib
 import pytest
 
 from experiments.evidence import sheet as module
+from experiments.evidence.configs import load_config
 from experiments.evidence.sheet import Figure, Row, known_papers, read_sheet
 
 WHOLE = """
@@ -51,11 +52,11 @@ def changed(before, after):
   return WHOLE.replace(before, after)
 
 
-def test_both_papers_have_sheets():
-  assert known_papers() == ['LoWK17', 'MoAV17']
+def test_papers_have_sheets():
+  assert {'LoWK17', 'MoAV17', 'UlMW17'} <= set(known_papers())
 
 
-@pytest.mark.parametrize('key', ['LoWK17', 'MoAV17'])
+@pytest.mark.parametrize('key', ['LoWK17', 'MoAV17', 'UlMW17'])
 def test_a_real_sheet_says_what_its_file_says(key):
   raw = tomllib.loads((module.FOLDER / f'{key}.toml').read_text())
   sheet = read_sheet(key)
@@ -109,7 +110,7 @@ def test_a_whole_sheet(tmp_path):
 
 def test_an_unknown_paper_gets_the_nearest():
   with pytest.raises(ValueError, match=r"no sheet for the paper 'MoAV71'; did you mean MoAV17\? "
-                                       'papers are LoWK17, MoAV17'):
+                                       'papers are .*LoWK17, MoAV17'):
     read_sheet('MoAV71')
   with pytest.raises(ValueError, match="no sheet for the paper 'zzz'; papers are"):
     read_sheet('zzz')
@@ -171,6 +172,22 @@ def test_the_second_row_is_named_by_its_number(tmp_path):
 
 def test_a_sheet_without_rows_has_nothing_to_reproduce(tmp_path):
   assert 'holds no [[rows]]' in refusal(tmp_path, WHOLE[:WHOLE.index('[[rows]]')])
+
+
+def test_a_language_model_may_have_another_score_than_the_error(tmp_path):
+  text = changed('value = 1.5', 'value = 1.5\nledger_key = "test_perplexity"')
+  (tmp_path / 'A17.toml').write_text(text)
+  row, = read_sheet('A17', tmp_path).rows
+  assert row.error == Figure(1.5, 'test_perplexity', True) and row.error.smaller_is_better
+  assert "ledger_key 'perplexity' is no key" in refusal(
+      tmp_path, changed('value = 1.5', 'value = 1.5\nledger_key = "perplexity"'))
+
+
+@pytest.mark.parametrize('key', ['LoCV17', 'NaUD17'])
+def test_every_config_that_a_recurrent_sheet_names_exists(key):
+  for row in read_sheet(key).rows:
+    for name in row.configs.values():
+      assert load_config(name).paper == key
 
 
 def test_a_size_alone_will_do(tmp_path):
