@@ -103,11 +103,12 @@ def test_a_stack_of_layers_runs_under_scan():
   np.testing.assert_array_equal(stack.to_dense(), np.stack([first, second]))
 
 
-def test_a_file_gives_it_back(tmp_path):
-  weights = {'dense': {'kernel': shared((40, 30)), 'bias': np.ones(30, np.float32)}}
-  size = codec.write(tmp_path / 'w', weights)
-  back = codec.read(tmp_path / 'w')
-  assert size < 40 * 30 + 2000
+@pytest.mark.parametrize('name, bits', [('weights.safetensors', 8), ('weights.sjx', 2)])
+def test_a_file_gives_it_back(tmp_path, name, bits):
+  weights = {'dense': {'kernel': shared((80, 60)), 'bias': np.ones(60, np.float32)}}
+  size = codec.write(tmp_path / name, weights)
+  back = codec.read(tmp_path / name)
+  assert size < 80 * 60 * bits / 8 + 1500
   kernel = back['dense']['kernel']
   assert isinstance(kernel, Codebook) and kernel.codes.dtype == np.uint8
   np.testing.assert_array_equal(kernel.codes, weights['dense']['kernel'].codes)

@@ -75,14 +75,21 @@ def test_bfloat16_stays():
   assert packed.to_dense().dtype == packed.dtype == jnp.bfloat16
 
 
+@pytest.mark.parametrize('name', ['weights.safetensors', 'weights.sjx'])
 @pytest.mark.parametrize('zero', [False, True])
-def test_a_file_gives_it_back(tmp_path, zero):
+def test_a_file_gives_it_back(tmp_path, zero, name):
   packed = weight((40, 30), -1, zero)
-  assert codec.write(tmp_path / 'w', {'dense': {'kernel': packed}}) < 40 * 30 + 2000
-  back = codec.read(tmp_path / 'w')['dense']['kernel']
+  assert codec.write(tmp_path / name, {'dense': {'kernel': packed}}) < 40 * 30 + 2000
+  back = codec.read(tmp_path / name)['dense']['kernel']
   assert isinstance(back, Quantised) and back.codes.dtype == np.uint8 and back.axis == -1
   np.testing.assert_array_equal(back.to_dense(), packed.to_dense())
   assert (back.zero_point is not None) == zero
+
+
+def test_signs_take_a_bit_each_in_a_container(tmp_path):
+  signs = np.where(RNG.normal(size=(200, 100)) >= 0, 1, -1).astype(np.int8)
+  size = codec.write(tmp_path / 'w.sjx', {'kernel': Quantised(signs, np.float32(0.1))})
+  assert size < 200 * 100 / 8 + 1500
 
 
 @pytest.mark.parametrize('changes, facts, message', [
