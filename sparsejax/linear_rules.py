@@ -184,6 +184,7 @@ def _(weight: RowGaussian, layer: Layer, inputs: Array) -> Array:
     return layer(weight.table(), inputs)
   if not jnp.issubdtype(inputs.dtype, jnp.integer):
     raise ValueError(f'rows of {layer.path} are looked up by integers, not by {inputs.dtype}')
+  rows: Any
   rows, = module.promote_dtype(weight.look_up(inputs), dtype=module.dtype, inexact=False)
   return rows
 

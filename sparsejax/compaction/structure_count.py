@@ -95,9 +95,9 @@ def structure_count(weights: Mapping[str, Any], *, cells: str = CELLS,
   readers = {cell: inward(following) for cell, following in zip(names, names[1:])}
   readers[names[-1]] = [used[output]] if output else []
   inputs = _any_row(inward(names[0]))
-  words = None
+  words: Mask | None = None
   if table:
-    words = used[table].any(axis=1)
+    words = _any_row([used[table]])
     inputs = inputs & used[table].any(axis=0)
   hidden = {}
   for cell in names:
@@ -105,7 +105,7 @@ def structure_count(weights: Mapping[str, Any], *, cells: str = CELLS,
     outside = cell == names[-1] and not output
     hidden[cell] = np.ones(len(reading[0]), bool) if outside else _any_row(reading)
 
-  if table:
+  if table and words is not None:
     used[table][~words] = False
     used[table][:, ~inputs] = False
   for kernel in inward(names[0]):
@@ -116,7 +116,7 @@ def structure_count(weights: Mapping[str, Any], *, cells: str = CELLS,
     for kernel in inward(cell) + recurrent(cell):
       kernel[:, ~alive] = False
   gates = {
-      cell: {letter: used[sides['i'][letter]].any(axis=0) | used[sides['h'][letter]].any(axis=0)
+      cell: {letter: _any_row([used[sides['i'][letter]].T, used[sides['h'][letter]].T])
              for letter in sides['h']}
       for cell, sides in layers.items()
   }
@@ -126,7 +126,7 @@ def structure_count(weights: Mapping[str, Any], *, cells: str = CELLS,
 
 def _any_row(masks: list[Mask]) -> Mask:
   """Returns which rows have an entry in any of the masks (rows, columns)."""
-  return np.any([mask.any(axis=1) for mask in masks], axis=0)
+  return np.asarray(np.concatenate(masks, axis=1).any(axis=1))
 
 
 def _only(leaves: Mapping[str, Any], pattern: str, name: str) -> str:
