@@ -61,9 +61,10 @@ def write(path: str | os.PathLike[str], weights: dict[str, Any], *, model: Any =
   arrays += [('facts', name, array) for name, array in fact_arrays.items()]
   choose = _chooser(coding, probabilities or {}, {name for _, name, _ in arrays})
   rows, streams = [], []
-  offset = 0
+  offset, allowance = 0, leaf.ALLOWANCE
   for section, name, array in arrays:
-    coded = choose(name, array)
+    coded = choose(name, array, allowance)
+    allowance -= leaf.excess_bytes(coded.facts)
     rows.append({**coded.facts, 'offset': offset, 'path': name, 'section': section})
     streams.append(coded.data)
     offset += len(coded.data)
@@ -186,20 +187,20 @@ def _split_facts(facts: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, np
 
 
 def _chooser(coding: str | Mapping[str, str], probabilities: Mapping[str, tuple[Any, Any]],
-             paths: set[str]) -> Callable[[str, np.ndarray], leaf.Coded]:
-  """Returns (path, array) -> coded leaf, as the arguments of `write` ask."""
+             paths: set[str]) -> Callable[[str, np.ndarray, int], leaf.Coded]:
+  """Returns (path, array, allowance) -> coded leaf, as the arguments of `write` ask."""
   asked = {} if isinstance(coding, str) else dict(coding)
   for path in (*asked, *probabilities):
     if path not in paths:
       raise ValueError(f'no leaf {path!r} to code; leaves are {", ".join(sorted(paths))}')
 
-  def choose(path: str, array: np.ndarray) -> leaf.Coded:
+  def choose(path: str, array: np.ndarray, allowance: int) -> leaf.Coded:
     try:
       book = None
       if path in probabilities:
         book = values.codebook_of(array.dtype, *probabilities[path])
       return leaf.encode(array, asked.get(path, 'smallest') if asked or not isinstance(coding, str)
-                         else coding, book)
+                         else coding, book, allowance)
     except ValueError as error:
       raise ValueError(f'{path}: {error}') from error
   return choose

@@ -30,8 +30,6 @@ PACKED_FIELDS = ('kind', 'shape', 'dtype', 'facts', 'tensors')
 MAX_BYTES = 1 << 26           # of JSON
 MAX_DEPTH = 64                # parts of a path, and levels of nested JSON
 MAX_PATH = 1024               # characters
-# Decoded bytes that a file may promise beyond `leaf.MAX_EXPANSION`: zeros cost next to nothing.
-ALLOWANCE = 1 << 28
 
 
 def to_bytes(header: dict[str, Any]) -> bytes:
@@ -116,10 +114,10 @@ def _check_leaves(leaves: list[Any], stream_bytes: int) -> None:
     offset += facts.whole(entry, 'bytes', 0, stream_bytes - offset)
     facts.whole(entry, 'position_bytes', 0, entry['bytes'])
     excess += leaf.excess_bytes(entry)
-    if excess > ALLOWANCE:
+    if excess > leaf.ALLOWANCE:
       raise ValueError(f'{entry["path"]} of shape {entry["shape"]} does not fit its '
-                       f'{entry["bytes"]} bytes: the file would take more than {ALLOWANCE} bytes '
-                       'beyond what its streams account for')
+                       f'{entry["bytes"]} bytes: the file would take more than '
+                       f'{leaf.ALLOWANCE} bytes beyond what its streams account for')
   if offset != stream_bytes:
     raise ValueError(f'the leaves take {offset} bytes, but {stream_bytes} follow the header')
 
@@ -155,9 +153,9 @@ def _check_paths(header: dict[str, Any]) -> None:
 def _check_packed_shape(path: str, entry: dict[str, Any]) -> None:
   """A packed weight may be made dense, so its dense size must be within the allowance."""
   shape, dtype = leaf.shape_and_dtype({'shape': entry['shape'], 'dtype': entry['dtype']})
-  if math.prod(shape) * dtype.itemsize > ALLOWANCE:
+  if math.prod(shape) * dtype.itemsize > leaf.ALLOWANCE:
     raise ValueError(f'packed weight {path} of shape {list(shape)} would take more than '
-                     f'{ALLOWANCE} bytes as a dense array')
+                     f'{leaf.ALLOWANCE} bytes as a dense array')
   inner = entry['facts'].get('shape', entry['shape'])
   if inner != entry['shape']:
     raise ValueError(f'packed weight {path} of shape {entry["shape"]} says {inner} of itself')

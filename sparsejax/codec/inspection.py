@@ -42,7 +42,8 @@ def rows(container: Container) -> list[Row]:
   found = []
   for path, array, entry in container.arrays():
     flat = np.ascontiguousarray(array).reshape(-1).view(f'u{array.dtype.itemsize}')
-    found.append(Row(path, array.shape, array.dtype.name, array.size, int(np.count_nonzero(flat)),
+    name = f'{path} (fact)' if entry['section'] == 'facts' else path
+    found.append(Row(name, array.shape, array.dtype.name, array.size, int(np.count_nonzero(flat)),
                      form(entry), entry['bytes'], leaf.bound_bits(entry, array)))
   return found
 

@@ -21,6 +21,8 @@ RELATIVE_WIDTHS = (3, 5, 8)
 DEEP_COMPRESSION_WIDTH = 5   # Han et al., 2016, tables 2 and 3
 _SMALL = 1 << 12             # entries; above, entropy-coded gaps are smaller than fixed steps
 FIELDS = ('bytes', 'dtype', 'position_bytes', 'positions', 'shape', 'values')
+# Decoded bytes that a file may promise beyond that: zeros cost next to nothing.
+ALLOWANCE = 1 << 28
 _BYTES_A_PLACE = 24           # while gaps become places
 # Decoded bytes per stored byte that a form may reach before it draws on the file's allowance.
 MAX_EXPANSION = {'raw': 1, 'zstd': 1 << 10, 'planes': 1 << 10, 'codebook': 1 << 10}
@@ -41,13 +43,14 @@ class Coded(NamedTuple):
 
 
 def encode(array: np.ndarray, coding: str = 'smallest',
-           book: values.Codebook | None = None) -> Coded:
+           book: values.Codebook | None = None, allowance: int = ALLOWANCE) -> Coded:
   """Codes an array of any dtype of `tree_paths.DTYPES`.
 
   Args:
     coding: 'smallest' of all forms, with 'ans' or 'huffman' symbols alone, 'deep_compression'
       (5-bit relative indices with fillers, codebook, Huffman codes for both), or 'raw'.
     book: values with probabilities to code all entries by, zeros too; then `coding` does not count.
+    allowance: what `excess_bytes` of the leaf may be, for a reader's sake.
 
   Raises:
     ValueError: for a coding that is not known, or an array too large, or not of the book's values.
@@ -58,16 +61,17 @@ def encode(array: np.ndarray, coding: str = 'smallest',
     raise ValueError(f'an array of shape {array.shape} exceeds {MAX_ENTRIES} entries or {MAX_AXES} '
                      'axes; split it')
   flat = np.ascontiguousarray(array).reshape(-1).view(f'u{array.dtype.itemsize}')
-  best: tuple[positions.Coded, values.Coded] | None = None
-  for form in _forms(flat, coding, book):      # one after the other: two at most are in memory
-    if best is None or sum(len(part.data) for part in form) < sum(
-        len(part.data) for part in best):
-      best = form
-  assert best is not None
-  place, value = best
-  entry = {'bytes': len(place.data) + len(value.data), 'dtype': array.dtype.name,
-           'position_bytes': len(place.data), 'positions': place.facts,
-           'shape': list(array.shape), 'values': value.facts}
+  best: tuple[dict[str, Any], positions.Coded, values.Coded] | None = None
+  for place, value in _forms(flat, coding, book):    # one by one: two at most are in memory
+    entry = {'bytes': len(place.data) + len(value.data), 'dtype': array.dtype.name,
+             'position_bytes': len(place.data), 'positions': place.facts,
+             'shape': list(array.shape), 'values': value.facts}
+    if (best is None or entry['bytes'] < best[0]['bytes']) and excess_bytes(entry) <= allowance:
+      best = entry, place, value
+  if best is None:
+    raise ValueError(f'an array of shape {array.shape} becomes so small by coding={coding!r} that '
+                     "no reader trusts it; leave the choice to 'smallest'")
+  entry, place, value = best
   return Coded(entry, place.data + value.data, place.entropy_bits + value.entropy_bits)
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from sparsejax import BlockSparse, LowRank, codec
-from sparsejax.codec import container
+from sparsejax.codec import container, leaf
 from sparsejax.models import MLP
 
 DTYPES = ['bool', 'int8', 'int16', 'int32', 'int64', 'uint8', 'uint16', 'uint32', 'uint64',
@@ -39,9 +39,9 @@ def random_leaf(rng, shape, dtype, density, distinct):
   if dtype == np.bool_:
     return kept
   book = rng.integers(0, 256, distinct * dtype.itemsize, dtype=np.uint8).view(dtype)
-  leaf = np.asarray(book[rng.integers(0, distinct, shape)])
-  leaf[~kept] = 0
-  return leaf
+  drawn = np.asarray(book[rng.integers(0, distinct, shape)])
+  drawn[~kept] = 0
+  return drawn
 
 
 @pytest.mark.parametrize('coding', CODINGS)
@@ -57,9 +57,9 @@ def test_every_dtype_comes_back_bit_for_bit(tmp_path, name, coding):
 
 
 def test_negative_zero_nan_payload_and_subnormal_are_not_zero(tmp_path):
-  leaf = np.zeros(2000, np.uint32)
-  leaf[[1, 5, 9, 1999]] = [0x80000000, 0x7fc12345, 0xffc00001, 1]     # -0.0, two NaNs, subnormal
-  tree = {'w': leaf.view(np.float32)}
+  numbers = np.zeros(2000, np.uint32)
+  numbers[[1, 5, 9, 1999]] = [0x80000000, 0x7fc12345, 0xffc00001, 1]     # -0.0, two NaNs, subnormal
+  tree = {'w': numbers.view(np.float32)}
   path = tmp_path / 'w.sjx'
   assert codec.write(path, tree) < 400
   assert_same(codec.read(path), tree)
@@ -171,16 +171,16 @@ def test_weights_of_another_network_are_refused(tmp_path):
 def test_learned_probabilities_code_the_leaf(tmp_path):
   rng = np.random.default_rng(0)
   book, shares = np.float32([0, -1.5, 2]), np.array([0.9, 0.04, 0.06])
-  leaf = rng.choice(book, 30_000, p=shares)
+  weights = rng.choice(book, 30_000, p=shares)
   path = tmp_path / 'w.sjx'
-  codec.write(path, {'w': leaf}, probabilities={'w': (book, shares)})
-  assert_same(codec.read(path), {'w': leaf})
-  bits = -sum(np.log2(p) * np.count_nonzero(leaf == v) for v, p in zip(book, shares))
+  codec.write(path, {'w': weights}, probabilities={'w': (book, shares)})
+  assert_same(codec.read(path), {'w': weights})
+  bits = -sum(np.log2(p) * np.count_nonzero(weights == v) for v, p in zip(book, shares))
   coded = codec.open(path).header['leaves'][0]['bytes']
   # 3 values of 32 bits, two frequencies of at most 20 bits, less than two words of the coder's end.
   assert bits <= 8 * coded <= 1.0005 * bits + 3 * 32 + 2 * 20 + 64
   with pytest.raises(ValueError, match='w: a weight is none of the 2 values'):
-    codec.write(path, {'w': leaf}, probabilities={'w': (book[1:], [0.5, 0.5])})
+    codec.write(path, {'w': weights}, probabilities={'w': (book[1:], [0.5, 0.5])})
 
 
 def small_file(tmp_path):
@@ -212,6 +212,17 @@ def test_every_truncation_and_every_extension_is_seen(tmp_path):
     path.write_bytes(data + tail)
     with pytest.raises(ValueError, match='small.sjx is damaged'):
       codec.open(path)
+
+
+def test_zeros_beyond_what_a_reader_trusts_are_written_as_a_bitmask(tmp_path, monkeypatch):
+  monkeypatch.setattr(leaf, 'ALLOWANCE', 5000)
+  monkeypatch.setattr(leaf, 'MAX_EXPANSION', {kind: 64 for kind in leaf.MAX_EXPANSION} | {'raw': 1})
+  path = tmp_path / 'w.sjx'
+  tree = {'a': np.zeros(1000, np.float32), 'b': np.zeros(1000, np.float32)}
+  codec.write(path, tree)
+  kinds = [entry['positions']['kind'] for entry in codec.open(path).header['leaves']]
+  assert kinds == ['gaps', 'bitmask']                  # 4000 bytes of 5000, then 1000 are left
+  assert_same(codec.read(path), tree)
 
 
 def test_a_missing_file_and_a_missing_folder(tmp_path):
