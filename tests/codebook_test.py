@@ -103,6 +103,16 @@ def test_a_stack_of_layers_runs_under_scan():
   np.testing.assert_array_equal(stack.to_dense(), np.stack([first, second]))
 
 
+def test_a_cell_scanned_over_time_decodes_its_codes():
+  model = nn.RNN(nn.GRUCell(3, name='cell'))
+  inputs = jax.random.normal(KEY, (2, 4, 2))
+  weights = map_leaves(lambda path, leaf: shared(leaf.shape) if leaf.ndim > 1 else leaf,
+                       model.init(KEY, inputs)['params'])
+  ours = jax.jit(lambda w: sparsejax.apply(model, {'params': w}, inputs))(weights)
+  plain = model.apply({'params': sparsejax.densify(weights)}, inputs)
+  np.testing.assert_allclose(ours, plain, atol=1e-5)      # four steps of sums of 3 terms
+
+
 @pytest.mark.parametrize('name, bits', [('weights.safetensors', 8), ('weights.sjx', 2)])
 def test_a_file_gives_it_back(tmp_path, name, bits):
   weights = {'dense': {'kernel': shared((80, 60)), 'bias': np.ones(60, np.float32)}}

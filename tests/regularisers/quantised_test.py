@@ -133,6 +133,19 @@ def test_leaves_are_deployed_packed():
       np.testing.assert_array_equal(packed.to_dense(), kernel_of(method.weights(params, state)))
 
 
+@pytest.mark.parametrize('method', [quantised.binary_weights(), quantised.affine_weights(4),
+                                    quantised.trained_ternary_weights(0.3)])
+def test_a_stack_is_deployed_with_the_scales_of_each_layer(method):
+  stack = {'dense': {'kernel': jnp.stack([KERNEL, 3 * KERNEL[::-1]])}}
+  both = sparsejax.stacked(method)
+  params, state = both.init(jax.random.key(0), stack)
+  packed = sparsejax.finalise(both, params, state)['dense']['kernel']
+  assert packed.shape == (2, 6, 4)
+  drawn = kernel_of(both.weights(params, state))
+  np.testing.assert_allclose(packed.to_dense(), drawn, rtol=2**-21)    # vmapped and not
+  np.testing.assert_allclose(drawn[1], 3 * drawn[0][::-1], rtol=1e-6)
+
+
 def test_a_scheduled_threshold_moves():
   method = quantised.ternary_weights(optax.linear_schedule(0.0, 0.8, 4))
   params, state = started(method)
