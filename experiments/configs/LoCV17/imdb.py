@@ -11,11 +11,12 @@ Variants: :words          and one variable for each word
           :dense          the same network without a method, its best epoch on held-out reviews
           :small          24 epochs instead of 800 at up to four times the learning rate, for a CPU;
                           :small_words, :small_words_neurons, :small_all_groups, :small_dense alike
-          :smoke          12 epochs on made-up reviews of 12 words, seconds
+          :smoke          16 epochs on made-up reviews of 12 words, seconds
 Paper:    the logs of the authors' code end, at epoch 800, with a test accuracy of 84.1 % and 1208
           times fewer weights; :words 83.3 %, 19,499; :words_neurons 84.0 %, 16,676; :all_groups
           83.9 %, 18,457 (report/LoCV17.md).
-Ours:     not run
+Ours:     :smoke  no error, 70 of 720 weights; of 24 words 11 are left, and the six that decide have
+                  effects 45 times as large as any other (seed 0). The other variants were not run.
 """
 
 from typing import Any
@@ -66,13 +67,13 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
     config.dataset = 'embedded_reviews'
     config.validation_examples = 100
     config.batch_size = 20
-    config.epochs = 12
+    config.epochs = 16
     config.evaluate_every = 1
     config.model.vocabulary = 24
     config.model.embedding = 8
     config.model.widths = (8,)
     # So few reviews outweigh the prior of a thousand weights only at a fraction of its strength.
-    config.regulariser.rnn.strength = 0.05
+    config.regulariser.rnn.strength = 0.2
     learning_rate = 2e-2
   if kind == 'dense':
     config.regulariser = {}
