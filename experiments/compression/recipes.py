@@ -17,6 +17,7 @@ RECIPES = {
     'int8': 'experiments.compression.int8',
     'codebook': 'experiments.compression.codebook',
     'deep_compression': 'experiments.compression.deep_compression',
+    'soft_sharing': 'experiments.compression.soft_sharing',
 }
 
 

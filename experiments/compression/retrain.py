@@ -1,4 +1,4 @@
-"""Training of what a recipe changed, by the ordinary trainer: SGD with momentum, linear to zero."""
+"""Training of what a recipe changed, by the ordinary trainer."""
 
 from __future__ import annotations
 
@@ -21,23 +21,29 @@ MOMENTUM = 0.9
 
 
 def retrain(subject: Subject, model: Any, variables: dict[str, Any], regulariser: Regulariser, *,
-            learning_rate: Callable[[Any], Any], epochs: int, name: str,
-            console: Console) -> tuple[dict[str, Any], float]:
+            epochs: int, name: str, console: Console,
+            learning_rate: Callable[[Any], Any] | None = None,
+            optimiser: optax.GradientTransformation | None = None) -> tuple[dict[str, Any], float]:
   """Trains from `variables` on the run's training set; returns (deployed variables, last NLL).
 
   Args:
     model: whose variables these are: that of the run, or a compact one.
     regulariser: its params are trained, from `variables['params']` on.
-    learning_rate: of the step. epochs: at least 1.
+    epochs: at least 1.
     name: of this stage: it gives the order of the examples, with the seed of the run.
+    learning_rate: of the step, of SGD with momentum; or give the whole `optimiser`.
 
   Raises:
-    ValueError: for a recurrent state handed from window to window, which is not supported.
+    ValueError: for none or both of learning_rate and optimiser, or for a recurrent state handed
+      from window to window, which is not supported.
     NonFiniteLoss: if training diverges.
   """
+  if (learning_rate is None) == (optimiser is None):
+    raise ValueError('retrain takes a learning_rate or an optimiser, one of the two')
+  if learning_rate is not None:
+    optimiser = optax.sgd(learning_rate, momentum=MOMENTUM)
   recipe: Recipe = subject.recipe._replace(
-      model=model, regulariser=regulariser,
-      optimiser=optax.sgd(learning_rate, momentum=MOMENTUM), penalty_weight=constant_one,
+      model=model, regulariser=regulariser, optimiser=optimiser, penalty_weight=constant_one,
       ema_decay=0.0)
   if recipe.sequential:
     raise ValueError('this recipe trains on shuffled examples, but the run reads a text in the '

@@ -64,6 +64,14 @@ def test_lossless_keeps_the_errors(pruned, tmp_path):
   assert 0 < living <= sum(np.count_nonzero(before[name]['kernel']) for name in before)
 
 
+def test_soft_sharing_leaves_the_means_of_one_mixture(dense, tmp_path):
+  sheet = compress_run(dense, 'soft_sharing', tmp_path / 'm.sjx',
+                       ('num_components=5', 'zero_prior=0.3', 'epochs=1'), console=quiet())
+  kernels = checked(sheet, tmp_path / 'm.sjx')
+  values = np.unique(np.concatenate([kernel.reshape(-1) for kernel in kernels.values()]))
+  assert values.size <= 5
+
+
 def test_int8_has_256_levels_a_channel(pruned, tmp_path):
   sheet = compress_run(pruned, 'int8', tmp_path / 'm.sjx', console=quiet())
   for kernel in checked(sheet, tmp_path / 'm.sjx').values():
