@@ -10,7 +10,7 @@ Variants: :words          and one variable for each word
           :all_groups     and for each word, input, hidden unit and gate
           :dense          the same network without a method, its best epoch on held-out reviews
           :small          24 epochs instead of 800 at up to four times the learning rate, for a CPU;
-                          :small_words, :small_words_neurons, :small_all_groups, :small_dense alike
+                          :small_words :small_words_neurons :small_all_groups :small_dense alike
           :smoke          16 epochs on made-up reviews of 12 words, seconds
 Paper:    the logs of the authors' code end, at epoch 800, with a test accuracy of 84.1 % and 1208
           times fewer weights; :words 83.3 %, 19,499; :words_neurons 84.0 %, 16,676; :all_groups

@@ -9,8 +9,8 @@ Variants: :inputs         and one variable for each character that is read
           :neurons        and one for each hidden unit
           :neurons_gates  and one for each hidden unit and gate
           :dense          the same network without a method, its best epoch on the validation text
-          :small          a fifth of the text, LSTM of 128, 15 epochs instead of 250; :small_inputs,
-                          :small_neurons, :small_neurons_gates, :small_dense alike
+          :small          a fifth of the text, LSTM of 128, 15 epochs instead of 250; :small_inputs
+                          :small_neurons :small_neurons_gates :small_dense alike
           :smoke          1 epoch on a few verses, seconds
 Paper:    bits per character, by the logs of the authors' code, validation - test: :dense 1.498 -
           1.455; 1.472 - 1.429 with 7.9 times fewer weights; :inputs 1.458 - 1.417, 6.0; :neurons

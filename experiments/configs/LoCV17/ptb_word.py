@@ -10,7 +10,7 @@ Variants: :words          and one variable for each word that is read
           :dense          the same network without a method, its best epoch on the validation text:
                           later it overfits badly
           :small          the 2,000 most frequent words, LSTM of 64, 12 epochs instead of 150;
-                          :small_words, :small_neurons, :small_neurons_gates, :small_dense alike
+                          :small_words :small_neurons :small_neurons_gates :small_dense alike
           :smoke          2 epochs on a few verses, seconds
 Paper:    perplexity, by the logs of the authors' code, validation - test: :dense 135.6 - 129.3;
           115.0 - 109.2 with 22.1 times fewer weights; :words 126.0 - 120.2, 19.3; :neurons 116.1 -

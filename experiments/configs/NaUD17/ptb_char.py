@@ -14,7 +14,7 @@ Variants: :weights  single weights pruned, the predecessor (none of the networks
                     thresholds q should be the 90th percentiles of its weights or block maxima
                     (`dense_quantile`); before it was run they are guessed from deviations of
                     0.09 and 0.15
-          :small    a fifth of the text, GRU of 256, 10 epochs; :small_weights, :small_glp,
+          :small    a fifth of the text, GRU of 256, 10 epochs; :small_weights :small_glp
                     :small_dense alike
           :smoke    1 epoch on a few verses, seconds
 Paper:    none on this data set. About 90 % of the weights of a speech recogniser pruned at 0.6
