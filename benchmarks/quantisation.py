@@ -158,15 +158,14 @@ def show(console: Console, rows: list[results.Row]) -> None:
   for name in ('grid', 'bits', 'scale', 'error %', 'change', 'bytes'):
     weights.add_column(name, justify='left' if name in ('grid', 'scale') else 'right')
   integers = Table(title='Integers alone', title_justify='left')
-  for name in ('ranges', 'scale', 'logits', 'error %', 'change', 'bytes', 'ms', 'float', 'ratio'):
-    integers.add_column(name, justify='left' if name in ('ranges', 'scale') else 'right',
-                        no_wrap=True)
+  for name in ('ranges', 'scale', 'logits', 'error %', 'change', 'bytes', 'ms', 'of float'):
+    integers.add_column(name, justify='left' if name in ('ranges', 'scale') else 'right')
   for row in rows:
     scored = (f'{row["test_error_percent"]:.2f}', f'{row["difference_percent"]:+.2f}',
               f'{row["bytes_file"]:,}')
     if row['kind'] == 'integer':
-      times = ((f'{row["milliseconds"]:.3f}', f'{row["float_milliseconds"]:.3f}',
-                f'{row["time_ratio"]:.2f}') if 'milliseconds' in row else ('', '', ''))
+      times = ((f'{row["milliseconds"]:.2f}', f'{row["time_ratio"]:.2f}')
+               if 'milliseconds' in row else ('', ''))
       integers.add_row(row['calibration'], row['scale_per'], str(row['output_bits']), *scored,
                        *times)
     else:
