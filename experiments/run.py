@@ -17,6 +17,7 @@ import sparsejax
 from experiments import build, datasets, workdir
 from experiments.choose import choose, require_number
 from experiments.early_stopping import BestEpoch, require_watched
+from experiments.model_file import facts_of, with_packed, write_model
 from experiments.names import require_names
 from experiments.progress import Progress
 from experiments.report.report import REPORT_FILE, write_report
@@ -212,7 +213,8 @@ def measure(config: ml_collections.ConfigDict, config_name: str, recipe: Recipe,
   """Deploys and compacts the trained network, writes its files and returns the ledger."""
   params = jax.device_get(evaluation_params(recipe, state))
   # Compaction cuts arrays; what is to be packed is packed after it.
-  weights = sparsejax.densify(sparsejax.finalise(recipe.regulariser, params, state.method_state))
+  deployed = sparsejax.finalise(recipe.regulariser, params, state.method_state)
+  weights = sparsejax.densify(deployed)
   variables = {'params': weights, **jax.device_get(deployed_collections(state.collections))}
   if config.get('re_estimate_batch_norm'):
     whole = len(data.images) // recipe.batch_size * recipe.batch_size
@@ -236,6 +238,9 @@ def measure(config: ml_collections.ConfigDict, config_name: str, recipe: Recipe,
   measured = ledger.measure(recipe.model, variables, compacted.model, small, inputs,
                             folder / 'model.safetensors', apply_kwargs=recipe.eval_kwargs,
                             file_provenance={'config_hash': workdir.config_hash(config)})
+  coded = write_model(folder, compacted.model, with_packed(small, deployed), variables,
+                      facts_of(config, recipe, data.images),
+                      config_hash=workdir.config_hash(config))
   validation_error = None
   if data.watched == 'validation':
     validation_error = validation_error_percent(recipe, variables, data.watched_images,
@@ -243,7 +248,7 @@ def measure(config: ml_collections.ConfigDict, config_name: str, recipe: Recipe,
   # Zeros that the compact network still holds make no product smaller: a mask is all there is.
   masked = any(np.any(leaf == 0) for leaf in flatten(small['params']).values()
                if leaf.ndim >= 2 and not is_structured(leaf))
-  return ledger.assemble(ledger.describe_run(), measured, scores, packed, {
+  return ledger.assemble(ledger.describe_run(), measured, coded, scores, packed, {
       'dataset': config.dataset,
       'data_hash': data.dataset.hash,
       'config': config_name,

@@ -31,6 +31,7 @@ from sparsejax.structured import Packed
 WORDS = 2 ** 16
 STEPS = 2 ** 12                      # a normal number is a whole number of 1 / STEPS
 BITS = range(1, 21)
+MAX_LENGTH = 1024                    # so that no file makes a reader hold more than 4 GiB
 
 
 @functools.cache
@@ -104,10 +105,11 @@ class RandomCode(Packed):
     shape: Any = facts.get('shape')
     bits, length, seed = (facts.get(name) for name in ('bits', 'length', 'seed'))
     whole = isinstance(shape, list) and all(type(side) is int and side > 0 for side in shape)
-    if not (whole and type(bits) is int and bits in BITS and type(length) is int and length > 0
-            and type(seed) is int and 0 <= seed < 2 ** 64):
+    if not (whole and type(bits) is int and bits in BITS and type(length) is int
+            and 0 < length <= MAX_LENGTH and type(seed) is int and 0 <= seed < 2 ** 64):
       raise ValueError(f'a random code of shape {shape} with bits={bits}, length={length}, '
-                       f'seed={seed} cannot be: sides and length must be positive, bits 1 to 20')
+                       f'seed={seed} cannot be: sides must be positive, bits 1 to {BITS[-1]}, the '
+                       f'length 1 to {MAX_LENGTH}')
     count = blocks_of(math.prod(shape), length)
     code = np.asarray(tensors['code'])
     if code.dtype != np.uint8 or code.shape != (-(-count * bits // 8),):

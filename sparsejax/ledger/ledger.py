@@ -18,6 +18,8 @@ RATIOS = {      # ratio: (numerator, denominator)
     'compression_weights': ('weights_total', 'weights_kept'),
     'compression_parameters': ('parameters_dense', 'parameters_compact'),
     'compression_bytes': ('bytes_float32', 'bytes_file'),
+    'compression_zstd': ('bytes_float32', 'bytes_zstd'),
+    'compression_coded': ('bytes_float32', 'bytes_coded'),
 }
 
 
@@ -147,7 +149,8 @@ def _contradictions(ledger: Mapping[str, Any]) -> list[str]:
     problems.append(f'test_perplexity is {perplexity} but test_nll_nats is '
                     f'{ledger["test_nll_nats"]}; give exp(test_nll_nats)')
   for ratio, (above, below) in RATIOS.items():
-    if not math.isclose(ledger[ratio] * ledger[below], ledger[above], rel_tol=ROUNDING):
+    if ratio in ledger and not math.isclose(ledger[ratio] * ledger[below], ledger[above],
+                                            rel_tol=ROUNDING):
       problems.append(f'{ratio} is {ledger[ratio]} but {above} / {below} is {ledger[above]} / '
                       f'{ledger[below]}; give their quotient')
   for key in ('weights_total', 'weights_kept'):

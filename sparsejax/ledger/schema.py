@@ -81,6 +81,17 @@ _SIZE = {
     'file_sha256': Key(str, 'checksum of that file, hexadecimal'),
     'compression_bytes': Key(float, 'bytes_float32 / bytes_file'),
     'compression_bytes_denominator': Key(str, 'what the ratio is relative to'),
+    'bytes_zstd': Key(int, 'bytes of the compact network as plain arrays under Zstandard, level 19',
+                      added=True),
+    'compression_zstd': Key(float, 'bytes_float32 / bytes_zstd', added=True),
+    'compression_zstd_denominator': Key(str, 'what the ratio is relative to', added=True),
+    'bytes_coded': Key(int, 'bytes of the container (.sjx) of the compact network', added=True),
+    'coded_sha256': Key(str, 'checksum of the container, hexadecimal', added=True),
+    'compression_coded': Key(float, 'bytes_float32 / bytes_coded', added=True),
+    'compression_coded_denominator': Key(str, 'what the ratio is relative to', added=True),
+    'bytes_described': Key(
+        float, 'description length of the compact weights: codes, codebooks and positions at the '
+        'entropy bound, headers and tables apart, bytes', added=True),
     'compact_relative_difference': Key(
         float, 'max|logit of compact network from file - dense logit| / max|dense logit|'),
 }

@@ -48,6 +48,8 @@ def _quality(ledger):
   )
   if 'test_bits_per_token' in ledger:
     rows += (('test_bits_per_token', 'test bits per token', '{:.4f} bits', 'NLL / ln 2'),)
+  if 'test_perplexity' in ledger:
+    rows += (('test_perplexity', 'test perplexity', '{:.2f}', 'exp(NLL)'),)
   for key, name, form, meaning in rows:
     value = 'none held out' if ledger[key] is None else form.format(ledger[key])
     sheet.add_row(_label(ledger, key, name), value, escape(meaning))
@@ -58,11 +60,17 @@ def _sizes(ledger):
   sheet = _table('Size', 'measure', 'dense', 'deployed', 'ratio', 'ratio relative to')
   names = {'compression_weights': 'weights (non-zero kernel entries)',
            'compression_parameters': 'parameters (compact network)',
-           'compression_bytes': 'bytes (file)'}
+           'compression_bytes': 'bytes (safetensors file)',
+           'compression_zstd': 'bytes (arrays under Zstandard)',
+           'compression_coded': 'bytes (container)'}
   for ratio, (dense, kept) in RATIOS.items():
+    if ratio not in ledger:
+      continue
     sheet.add_row(_label(ledger, kept, names[ratio]), f'{ledger[dense]:,}', f'{ledger[kept]:,}',
                   _label(ledger, ratio, f'{ledger[ratio]:.1f}x'),
                   escape(ledger[f'{ratio}_denominator']))
+  if 'bytes_described' in ledger:
+    sheet.add_row('bytes (description length)', '', f'{ledger["bytes_described"]:,.0f}', '', '')
   sheet.add_row(_label(ledger, 'flops_compact', 'flops, one example'), f'{ledger["flops_dense"]:,}',
                 f'{ledger["flops_compact"]:,}', '', '')
   sheet.add_row(_label(ledger, 'exact_zeros', 'exact zeros'), '', f'{ledger["exact_zeros"]:,}',

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax.paths import flatten, fold, map_leaves, unflatten
-from sparsejax.random_code import BITS, RandomCode, blocks_of, candidates
+from sparsejax.random_code import BITS, MAX_LENGTH, RandomCode, blocks_of, candidates
 from sparsejax.regulariser import Regulariser
 from sparsejax.structured import Gaussian
 
@@ -96,9 +96,9 @@ def minimal_random_code(
   Raises:
     ValueError: for options that make no sense, and from `update` without a key.
   """
-  if bits not in BITS or length < 1:
-    raise ValueError(f'bits={bits} must be {BITS[0]} to {BITS[-1]}, and length={length} positive: '
-                     f'2^bits candidates of that length are held')
+  if bits not in BITS or not 1 <= length <= MAX_LENGTH:
+    raise ValueError(f'bits={bits} must be {BITS[0]} to {BITS[-1]}, and length={length} 1 to '
+                     f'{MAX_LENGTH}: 2^bits candidates of that length are held')
   if not 0 < start < end or every < 1:
     raise ValueError(f'start={start}, end={end}, every={every}: coding takes place every so many '
                      'steps from start to end, all of them positive and start before end')

@@ -20,8 +20,8 @@ from sparsejax.training.loop import NonFiniteLoss
 from sparsejax.training.metrics import read_metrics
 
 FILES = {'config.json', 'metrics.jsonl', 'tensorboard', 'checkpoints', 'parameters.safetensors',
-         'deployed.safetensors', 'model.safetensors', 'test_logits.npz', 'ledger.json', 'plots',
-         'report.md'}
+         'deployed.safetensors', 'model.safetensors', 'model.sjx', 'test_logits.npz', 'ledger.json',
+         'plots', 'report.md'}
 
 
 def small_config(**changes):
