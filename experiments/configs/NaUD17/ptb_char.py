@@ -71,7 +71,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
     steps, block = 47, 8
   end = config.epochs * steps // 2
   schedule = {'start': min(steps, end // 4), 'ramp': end // 2, 'end': end,
-              'freq': 100 if not size else 10}
+              'freq': {'': 100, 'small': 10, 'smoke': 2}[size]}
   # Absolute thresholds. Those of blocks end at q * (block x block)^(1/4), and the largest of 256
   # normal weights is seldom above 3.5 deviations: 4 q at 90 % of the blocks wants a smaller q.
   q = {'cell': 0.15, 'linear': 0.25} if kind == 'weights' else {'cell': 0.08, 'linear': 0.12}
