@@ -68,7 +68,8 @@ def test_a_file_holds_the_indices_bit_by_bit(tmp_path, bits):
   assert read.dtype == np.float32
 
 
-@pytest.mark.parametrize('change', [{'bits': 21}, {'bits': 0}, {'bits': 2.0}, {'length': 0}, {'length': 2000},
+@pytest.mark.parametrize('change', [{'bits': 21}, {'bits': 0}, {'bits': 2.0}, {'length': 0},
+                                    {'length': 2000},
                                     {'seed': -1}, {'shape': [5, 0]}, {'shape': None}])
 def test_facts_out_of_range_are_refused(change):
   tensors, facts = code().to_tensors()
