@@ -19,22 +19,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax.codec.bits import packed_bytes
+from sparsejax.codec import leaf as leaf_codec
 from sparsejax.paths import Tree, flatten, unflatten
 from sparsejax.quantised import Quantised
 from sparsejax.structured import densify
 
 MEAN, LOG_VARIANCE = 'theta', 'log_sigma2'
 MAX_BITS = 15          # a sign and 15 bits fill int16
-SCALE_BYTES = 4
 
 
 class Rounded(NamedTuple):
   """Attributes:
     weights: the tree; leaves with a posterior are `Quantised`.
     bits: {path: t of each group, () or (n,), the sign apart; 0 for a group without weights}.
-    bytes: of those leaves: sign and t bits for each weight that is not 0, a bit for each that may
-      be 0 if there are any, and 4 bytes of scale a group.
+    bytes: of those leaves' codes and scales, as a container codes them, its header aside.
   """
 
   weights: Tree
@@ -107,14 +105,16 @@ def round_to_posterior(weights: Tree, params: Tree, *, axis: int | None = None) 
       raise ValueError(f'the params have a posterior of {path}, which the weights have not; they '
                        f'are {", ".join(leaves)}')
     leaf = np.asarray(leaves[path])
-    leaves[path], bits[path], own = _round(leaf, np.broadcast_to(spread, leaf.shape), axis)
-    size += own
+    packed, bits[path] = _round(leaf, np.broadcast_to(spread, leaf.shape), axis)
+    leaves[path] = packed
+    size += sum(len(leaf_codec.encode(np.asarray(part)).data)
+                for part in packed.to_tensors()[0].values())
   return Rounded(unflatten(leaves), bits, size)
 
 
 def _round(leaf: np.ndarray, spread: np.ndarray,
-           axis: int | None) -> tuple[Quantised, np.ndarray, int]:
-  """Returns the packed leaf, the bits of its groups and its bytes."""
+           axis: int | None) -> tuple[Quantised, np.ndarray]:
+  """Returns the packed leaf and the bits of its groups."""
   groups = leaf.astype(np.float64)[None] if axis is None else np.moveaxis(
       leaf.astype(np.float64), axis, 0)
   rows = groups.reshape(len(groups), -1)
@@ -136,8 +136,4 @@ def _round(leaf: np.ndarray, spread: np.ndarray,
   packed = Quantised(jnp.asarray(whole.astype(kind)),
                      jnp.asarray(scales.astype(np.float32).reshape(() if axis is None else (-1,))),
                      None, axis, leaf.dtype)
-  stored = np.count_nonzero(codes, axis=1)
-  size = SCALE_BYTES * len(rows) + (int(np.sum(stored * (1 + bits))) + 7) // 8
-  if stored.sum() < leaf.size:
-    size += packed_bytes(leaf.size, 1)
-  return jax.device_get(packed), bits.reshape(() if axis is None else (-1,)), size
+  return jax.device_get(packed), bits.reshape(() if axis is None else (-1,))

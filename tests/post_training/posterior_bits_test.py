@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import sparsejax
+from sparsejax import codec
 from sparsejax.post_training import posterior_bits as pb
 from sparsejax.quantised import Quantised
 
@@ -41,8 +42,6 @@ def test_a_leaf_by_hand():
   kernel = rounded.weights['dense']['kernel']
   assert isinstance(kernel, Quantised) and kernel.scale == 2.0**-4
   np.testing.assert_array_equal(kernel.codes, [[14, -5, 0, 2]])          # 14.4, -4.8, 1.76
-  # 3 weights of 5 bits in 2 bytes, 4 bits of which is not 0 in 1, a scale in 4.
-  assert rounded.bytes == 2 + 1 + 4
 
 
 def test_a_group_for_each_output():
@@ -60,6 +59,18 @@ def test_a_group_for_each_output():
   steps = np.asarray(rounded.weights['kernel'].scale)
   assert np.all(error <= steps) and np.mean(error <= 0.01) > 0.99
   assert np.all(error[:, 2] == 0)
+
+
+def test_bytes_are_those_of_a_container(tmp_path):
+  weights = {'kernel': np.where(RNG.random((100, 80)) < 0.2, RNG.normal(size=(100, 80)), 0)}
+  weights['kernel'] = weights['kernel'].astype(np.float32)
+  params = {'theta': weights, 'log_sigma2': {'kernel': np.full((100, 80), 2 * np.log(0.05))}}
+  rounded = pb.round_to_posterior(weights, params)
+  # Codes of 6 bits (the largest magnitude is in [2, 4), 2 * 2^-6 < 0.05) in a fifth of the places.
+  assert 2 <= np.abs(weights['kernel']).max() < 4 and rounded.bits['kernel'] == 6
+  size = codec.write(tmp_path / 'w.sjx', rounded.weights)
+  assert rounded.bytes < size < rounded.bytes + 1500
+  assert rounded.bytes < 0.2 * 8000 * 7 / 8 * 1.2 + 8000 * 0.73 / 8 + 100
 
 
 def test_a_trained_method_gives_its_posterior():
