@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+import sparsejax
 from experiments import run as runs
-from experiments.compression import recipes
+from experiments.compression import recipes, subject
 from experiments.compression.compress import compress_run
 from experiments.compression.deep_compression import final_shares
+from experiments.compression.retrain import falling, retrain
 from experiments.configs.HaMD15 import lenet_300_100
 from sparsejax import codec
 from sparsejax.codec.container import Container
@@ -157,3 +159,25 @@ def test_shares_by_quality_and_by_number():
 def test_every_recipe_explains_itself(name):
   module = importlib.import_module(recipes.RECIPES[name])
   assert module.__doc__ and module.compress.__doc__ and isinstance(module.OPTIONS, dict)
+
+
+@pytest.mark.parametrize('before, after, message', [
+    ('{', '{{', 'config.json is damaged'),
+    ('"seed": 0', '"seed": 1', 'of another config than config.json'),
+])
+def test_refuses_a_folder_that_does_not_hold_together(pruned, tmp_path, before, after, message):
+  for name in ('config.json', 'ledger.json', 'deployed.safetensors'):
+    (tmp_path / name).write_bytes((pruned / name).read_bytes())
+  text = (tmp_path / 'config.json').read_text()
+  assert before in text
+  (tmp_path / 'config.json').write_text(text.replace(before, after, 1))
+  with pytest.raises(ValueError, match=message):
+    subject.load(tmp_path)
+
+
+def test_refuses_to_shuffle_a_text(pruned):
+  run = subject.load(pruned)
+  run = run._replace(recipe=run.recipe._replace(sequential=True))
+  with pytest.raises(ValueError, match='reads a text in the order of time'):
+    retrain(run, run.recipe.model, run.variables, sparsejax.partition(), epochs=1, name='again',
+            learning_rate=falling(0.1, 8), console=quiet())
