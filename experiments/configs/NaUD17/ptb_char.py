@@ -76,7 +76,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   # normal weights is seldom above 3.5 deviations: 4 q at 90 % of the blocks wants a smaller q.
   q = {'cell': 0.15, 'linear': 0.25} if kind == 'weights' else {'cell': 0.08, 'linear': 0.12}
   if size == 'smoke':
-    q = {'cell': 0.17, 'linear': 0.17}
+    q = {'cell': 0.14, 'linear': 0.1}
   rule = {'method': 'block_pruning', **schedule, 'block_size': 1 if kind == 'weights' else block,
           'ratio': 1.5, 'group_lasso': 1e3 if kind == 'glp' else 0.0}
   config.regulariser = {'cell': {'leaves': CELL, 'q': q['cell'], **rule},
