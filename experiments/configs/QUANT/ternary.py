@@ -9,9 +9,9 @@ Variants: :trained  both scales of a layer trained along: trained ternary quanti
           :smoke    1 epoch, 512 images of the digits, seconds
 Paper:    0.65 % on MNIST (unverified), with a LeNet-5 of 32 and 64 filters: another network.
 Ours:     1.97 % (validation 1.72 %) in a file of 53,186 bytes, 52.5 % of the weights not zero;
-          2.11 % :trained (validation 2.14 %) in 52,083, 75.0 % not zero. The same network in
-          float32 has 1.59 % in 1,066,952 bytes. Seed 0, 278 s and 357 s on two busy cores of an
-          AMD EPYC. :four and :power not run.
+          2.11 % :trained (validation 2.14 %) in 52,083, 75.0 % not zero; 1.51 % :four in 101,700.
+          The same network in float32 has 1.59 % in 1,066,952 bytes. Seed 0, about 300 s each on
+          two busy cores of an AMD EPYC. :power not run.
 
 All three kernels are rounded, biases are real.
 """
