@@ -2,7 +2,7 @@
 
   python -m experiments.layers --paper=HaMD15 --add=out/model.json --add=out/other.json
 
-The sheets that experiments.compress wrote are added to experiments/results/compress_<paper>.jsonl;
+The sheets that experiments.compress wrote are added to experiments/results/compressed/<paper>.jsonl;
 without --add the report is written from what is there.
 """
 

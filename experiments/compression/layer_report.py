@@ -1,7 +1,7 @@
 """The per-layer table of Deep Compression beside the paper's, from the sheets of files.
 
-Sheets (`compress.py`) are kept as lines of experiments/results/compress_<paper>.jsonl. A row of
-third_party/papers/<paper>.toml says by `compressed` of which config its figures are, and by
+Sheets (`compress.py`) are kept as lines of experiments/results/compressed/<paper>.jsonl. A row
+of third_party/papers/<paper>.toml says by `compressed` of which config its figures are, and by
 `layers` what the paper gives for each layer.
 """
 
@@ -25,7 +25,7 @@ COLUMNS = ('layer', 'weights', 'kept %', 'weight bits', 'index bits', 'size %')
 
 def results_file(paper: str) -> pathlib.Path:
   """Returns where the sheets of a paper are kept."""
-  return FOLDER / f'compress_{paper}.jsonl'
+  return FOLDER / 'compressed' / f'{paper}.jsonl'
 
 
 def read_sheets(path: pathlib.Path) -> list[Numbers]:
@@ -49,6 +49,7 @@ def add_sheets(path: pathlib.Path, added: Sequence[Numbers]) -> list[Numbers]:
                       sort_keys=True)
   sheets = {key(found): found for found in (*read_sheets(path), *added)}
   text = ''.join(json.dumps(sheets[name], sort_keys=True) + '\n' for name in sorted(sheets))
+  path.parent.mkdir(parents=True, exist_ok=True)
   write_atomically(path, text.encode())
   return list(sheets.values())
 

@@ -12,7 +12,12 @@ Variants: :held_out  trains on 55,000 images; what was chosen was chosen on the 
           :dense  the dense network alone, trained as long as the first stage trains it
           :smoke  1 epoch, 512 images of the digits, seconds
 Paper:    error 1.58 % (dense 1.64 %), 40 times fewer bytes, 12 times fewer weights.
-Ours:     not run.
+Ours:     error 1.54 % of the files (1.48 to 1.58 in seeds 0 to 4; 1.53 % before sharing), 26,035 of
+          1,066,952 bytes, 41.0 times fewer; Zstandard makes 41,119 of the same arrays. Weights
+          alone, in the paper's form: 2.74 % of float32 with codes of fixed width, 2.36 % with
+          Huffman codes; layers in report/HaMD15_layers.md. Dropout, decay and codes of 5 bits in
+          place of the paper's 6 were settled in five trainings on 55,000 images by the other
+          5,000, with seed 0. About 250 s a run on a fraction of one core of an AMD EPYC.
 """
 
 from typing import Any

@@ -40,7 +40,7 @@ def test_other_options_are_another_table():
 
 
 def test_sheets_are_kept_once(tmp_path):
-  path = tmp_path / 'compress.jsonl'
+  path = tmp_path / 'new' / 'sheets.jsonl'
   assert layer_report.read_sheets(path) == []
   layer_report.add_sheets(path, [sheet(0, 1.6), sheet(1, 1.7)])
   layer_report.add_sheets(path, [sheet(1, 1.8), sheet(2, 1.9)])
