@@ -2,8 +2,8 @@
 
   python -m experiments.layers --paper=HaMD15 --add=out/model.json --add=out/other.json
 
-The sheets that experiments.compress wrote are added to experiments/results/compressed/<paper>.jsonl;
-without --add the report is written from what is there.
+The sheets that experiments.compress wrote are added to those in
+experiments/results/compressed/<paper>.jsonl; without --add the report is written from these.
 """
 
 import json
