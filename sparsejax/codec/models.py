@@ -17,6 +17,7 @@ MODELS = {
     'MLP': 'sparsejax.models.lenet',
     'RecurrentClassifier': 'sparsejax.models.recurrent',
     'RecurrentLanguageModel': 'sparsejax.models.recurrent',
+    'StridedConvNet': 'sparsejax.models.strided_convnet',
 }
 MAX_INDEX = 1 << 24      # of inputs or units in a field: few bytes must not cost much memory
 _NOT_FIELDS = ('parent', 'name')

@@ -8,7 +8,11 @@ Run:      python -m experiments.train --workdir=out/soft_sharing \
           the report the weights before they moved.
 Variants: :smoke  2 epochs, 512 images of the digits, seconds
 Paper:    error 1.94 %, 23 times fewer weights.
-Ours:     not run.
+Ours:     2.50 % (validation 2.44 %), 12,554 of 266,200 weights (21.2 times fewer), 66,159 of
+          1,066,952 bytes as safetensors, 11,707 as .sjx. Seed 0, 825 s on two busy cores of an AMD
+          EPYC. Of the strengths tried, in phases of other lengths: 0.003 gave 3.20 % on the
+          validation set with 7.9 % of the weights after 40 epochs, where the mixture still moved;
+          0.1 gave 4.26 % with 1.7 % after 45.
 """
 
 import ml_collections
@@ -23,7 +27,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.validation_examples = 5000
   config.batch_size = 256
   alone, shared = 40, 40             # epochs before the mixture, and with it
-  strength = 0.1
+  strength = 0.03
   zero_prior, init_std = 0.99, 0.25
   if variant == 'smoke':
     config.dataset = 'digits'
