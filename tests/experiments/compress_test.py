@@ -1,7 +1,7 @@
-"""The command experiments.compress as its user sees it."""
+"""The commands experiments.compress and experiments.layers as their user sees them."""
 import pytest
 
-COMPRESS = 'experiments.compress'
+COMPRESS, LAYERS = 'experiments.compress', 'experiments.layers'
 
 
 @pytest.fixture(scope='module')
@@ -9,7 +9,8 @@ def commands(tmp_path_factory, run_commands):
   """{name: (exit code, standard output, standard error)} of the commands below."""
   folder = tmp_path_factory.mktemp('commands')
   out = f'--out={folder / "m.sjx"}'
-  return run_commands(('experiments.compression.compress',), {
+  imports = 'experiments.compression.compress', 'experiments.compression.layer_report'
+  return run_commands(imports, {
       'help': [COMPRESS, '--help'],
       'stray': [COMPRESS, '--workdir=x', '--recipe=lossless', out, 'stray'],
       'no run': [COMPRESS, f'--workdir={folder}', '--recipe=lossless', out],
@@ -17,6 +18,9 @@ def commands(tmp_path_factory, run_commands):
       'option': [COMPRESS, f'--workdir={folder}', '--recipe=codebook', '--set=bits=few', out],
       'out': [COMPRESS, f'--workdir={folder}', '--recipe=lossless', '--out=m.bin'],
       'no recipe': [COMPRESS, f'--workdir={folder}', out],
+      'layers': [LAYERS, '--paper=HaMD15', f'--report={folder}'],
+      'layers of no paper': [LAYERS, '--paper=HaMD51', f'--report={folder}'],
+      'no sheet': [LAYERS, '--paper=HaMD15', f'--add={folder / "none.json"}'],
   })
 
 
@@ -32,6 +36,8 @@ def test_help_explains(commands):
     ('recipe', "did you mean 'lossless'? choose one of codebook, deep_compression"),
     ('option', "--set='bits=few': bits must be of type int"),
     ('out', 'must end in .sjx'),
+    ('layers of no paper', "no sheet for the paper 'HaMD51'; did you mean HaMD15"),
+    ('no sheet', 'none.json'),
 ])
 def test_a_mistake_is_one_line_and_no_traceback(commands, name, message):
   code, _, stderr = commands[name]
@@ -44,3 +50,9 @@ def test_a_stray_argument_and_a_missing_flag_are_named(commands):
   assert code != 0 and "unexpected arguments ['stray']" in stdout + stderr
   code, _, stderr = commands['no recipe']
   assert code != 0 and '--recipe must have a value' in stderr and 'Traceback' not in stderr
+
+
+def test_the_table_of_layers_is_printed_from_what_is_kept(commands):
+  code, stdout, stderr = commands['layers']
+  assert code == 0, stderr
+  assert '| paper | 1.58 | | | 40 |' in stdout and 'HaMD15_layers.md' in stdout
