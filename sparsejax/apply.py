@@ -126,7 +126,7 @@ def apply(
       _refuse_redrawing(kernel, layer)
       outputs = linear_rule(kernel, layer, *inputs)
       return outputs if bias is None else add_bias(outputs, bias, layer)
-    if isinstance(bias, (Gaussian, Gated)) and kernel is not None and not isinstance(
+    if isinstance(bias, (Gaussian, Gated, Packed)) and kernel is not None and not isinstance(
         kernel, Structured):
       _refuse_redrawing(bias, layer)
       return add_bias(layer(kernel, *inputs), bias, layer)

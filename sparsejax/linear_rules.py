@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from sparsejax import patches
-from sparsejax.structured import Gated, Gaussian, LowRank, RowGaussian, Structured
+from sparsejax.structured import Gated, Gaussian, LowRank, Packed, RowGaussian, Structured
 
 Array = jax.Array
 
@@ -228,10 +228,12 @@ def _(weight: LowRank, layer: Layer, inputs: Array) -> Array:
 
 
 def add_bias(outputs: Array, bias: Any, layer: Layer) -> Array:
-  """Returns outputs + bias; the bias may be an array, `Gaussian` or `Gated` on its last axis.
+  """Returns outputs + bias; the bias may be an array, packed, `Gaussian`, or `Gated` on its end.
 
   The outputs keep their dtype, which is the layer's.
   """
+  if isinstance(bias, Packed):
+    bias = bias.to_dense()               # nothing is multiplied by it, so nothing is lost
   # DenseGeneral has a bias of its own for each index of its batch axes, which lead.
   own = len(bias.shape[:_batch_axes(layer.module)])
   lead = (1,) * (outputs.ndim - len(bias.shape))

@@ -140,3 +140,14 @@ def test_codes_that_point_nowhere_are_refused(codes, values, message):
 def test_what_is_not_finite_is_refused():
   with pytest.raises(ValueError, match='not finite'):
     Codebook.from_dense([1.0, np.nan])
+
+
+@pytest.mark.parametrize('packed_kernel', [False, True])
+def test_a_packed_bias_is_added(packed_kernel):
+  """Soft weight-sharing owns biases too."""
+  kernel, bias = np.asarray([[0.5, 0.0], [-0.5, 0.5]], np.float32), np.asarray([0.0, 0.25], 'f4')
+  params = {'bias': Codebook.from_dense(bias),
+            'kernel': Codebook.from_dense(kernel) if packed_kernel else jnp.asarray(kernel)}
+  x = np.asarray([[1.0, 2.0]], np.float32)
+  found = sparsejax.apply(nn.Dense(2), {'params': params}, x)
+  np.testing.assert_array_equal(found, x @ kernel + bias[None])

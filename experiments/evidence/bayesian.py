@@ -213,7 +213,7 @@ def _collections(run: Run) -> Tree:
 def _load_ood(name: str, dataset: Dataset) -> Dataset | None:
   if not name:
     return None
-  others = datasets.load(name)
+  others: Any = datasets.load(name)
   shapes = [images.shape[1:] for images in (dataset.test_images, others.test_images)]
   if name == dataset.name or shapes[0] != shapes[1]:
     raise ValueError(f'ood={name!r} has images {shapes[1]}, {dataset.name} has {shapes[0]}; give '

@@ -40,7 +40,8 @@ def image_shape(config: ml_collections.ConfigDict) -> tuple[int, ...]:
 
 @functools.cache
 def _image_shape(dataset: str) -> tuple[int, ...]:
-  return datasets.load(dataset).train_images.shape[1:]
+  loaded: Any = datasets.load(dataset)
+  return loaded.train_images.shape[1:]
 
 
 def of_run(folder: pathlib.Path) -> Subject:

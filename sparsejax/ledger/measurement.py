@@ -16,6 +16,7 @@ import numpy as np
 
 from sparsejax import codec
 from sparsejax.apply import apply
+from sparsejax.codec import weights_file
 from sparsejax.ledger import count, schema
 from sparsejax.ledger.timing import interleaved_milliseconds
 from sparsejax.paths import flatten
@@ -53,7 +54,7 @@ def measure(model: nn.Module, variables: dict[str, Any], compact_model: nn.Modul
     raise ValueError(f'example_images is {images.dtype} of shape {images.shape}; pass a float32 '
                      'batch (n, ...) with n at least 1, or one of int32 tokens')
   apply_kwargs = dict(apply_kwargs or {})
-  bytes_file = codec.write(file_path, compact_variables, **(file_provenance or {}))
+  bytes_file = weights_file.write(file_path, compact_variables, **(file_provenance or {}))
   stored = codec.read(file_path)
   rows = count.count_layers(model, variables, images[:1], apply_kwargs=apply_kwargs)
   compact_rows = count.count_layers(compact_model, densify(stored), images[:1],

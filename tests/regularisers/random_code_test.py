@@ -67,7 +67,7 @@ def test_coded_draws_follow_the_posterior():
   params, state = method.update(params, state, step=0, key=KEY)
   coded = np.asarray(method.weights(params, state)['w'])
   assert bool(state['leaves']['w']['fixed'].all())
-  # Draws share their candidates, of which about 4,000 matter: a little coarser than 2,000 free ones.
+  # Draws share their candidates, of which about 4,000 matter: coarser than 2,000 free draws.
   statistic = stats.kstest(coded, stats.norm(0.2, math.exp(-2.0)).cdf).statistic
   assert statistic < 1.63 * math.sqrt(1 / count + 1 / 4000)
   assert stats.kstest(coded, stats.norm(0.2, 0.8 * math.exp(-2.0)).cdf).pvalue < 1e-3

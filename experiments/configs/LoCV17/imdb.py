@@ -63,7 +63,8 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
     config.checkpoint_every = 1
     # From a random embedding and at once, the KL ends all signal before anything is learnt: one
     # epoch without the warm-up left 0.09 % of the weights, and guesses.
-    config.penalty_weight = {'schedule': 'piecewise_linear', 'epochs': (3, 12), 'values': (0.0, 1.0)}
+    config.penalty_weight = {
+        'schedule': 'piecewise_linear', 'epochs': (3, 12), 'values': (0.0, 1.0)}
     # log sigma moves by about the learning rate a step: so it can go as far as in 80 epochs.
     learning_rate = {
         'schedule': 'piecewise_linear', 'epochs': (0, 1, 18, 24), 'values': (5e-4, 2e-3, 2e-3, 0.0)}
