@@ -46,7 +46,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.evaluate_every = 5
   config.checkpoint_every = 5
   config.ema_decay = 0.0
-  config.penalty_weight = 1.0               # no warm-up
+  penalty_weight: Any = 1.0                 # no warm-up
   config.preprocess = {'tokens': True}
   config.model = {
       'name': 'recurrent_classifier', 'classes': 2, 'vocabulary': 20_003, 'embedding': 300,
@@ -63,7 +63,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
     config.checkpoint_every = 1
     # From a random embedding and at once, the KL ends all signal before anything is learnt: one
     # epoch without the warm-up left 0.09 % of the weights, and guesses.
-    config.penalty_weight = {
+    penalty_weight = {
         'schedule': 'piecewise_linear', 'epochs': (3, 12), 'values': (0.0, 1.0)}
     # log sigma moves by about the learning rate a step: so it can go as far as in 80 epochs.
     learning_rate = {
@@ -86,5 +86,6 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
     config.checkpoint_every = 1
     config.early_stopping = {'patience': 5}
     learning_rate = 5e-4
+  config.penalty_weight = penalty_weight
   config.optimiser = {'name': 'adam', 'learning_rate': learning_rate}
   return config
