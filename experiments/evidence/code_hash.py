@@ -25,10 +25,12 @@ CORE = ('sparsejax.training.fit', 'sparsejax.training.loop', 'sparsejax.training
         'experiments.choose', 'experiments.datasets.dataset')
 # Of these modules only the definitions named count, and their imports are not followed; of
 # experiments.schedules those of the schedules that the config names, and what these use.
-PARTS = {
+PARTS: dict[str, tuple[str, ...] | None] = {           # None: the whole module
     'experiments.run': ('load',),
-    'experiments.build': ('recipe', 'preprocess', 'initialiser', 'he_normal', 'penalty_weight',
-                          'optimiser'),
+    'experiments.build': ('recipe', 'preprocess', 'initialiser', 'he_normal', 'symmetric_uniform',
+                          'penalty_weight', 'optimiser', 'adam_clipped'),
+    'experiments.optimisers': None,
+    'experiments.early_stopping': None,
 }
 SCHEDULES = 'experiments.schedules'
 SCHEDULES_USE = {       # schedule: (modules, other definitions of experiments.schedules)
