@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 # {cell: {'i' | 'h': {letter of the gate: path of the kernel}}}
 CellKernels = dict[str, dict[str, dict[str, str]]]
+GATE_ORDER = 'ifgorzn'   # as papers list them
 CELLS = r'cell\d+'     # names of the cells of several layers: cell0, cell1, ...
 
 
@@ -22,6 +23,8 @@ def kernel_pattern(cells: str) -> str:
 
 def cell_kernels(paths: Iterable[str], cells: str = CELLS) -> CellKernels:
   """Returns the kernels of the cells whose paths match `cells`, in the order of their numbers.
+
+  The gates of both sides stand in one order, whatever that of the paths.
 
   Raises:
     ValueError: if there is none, or a gate lacks one of its two kernels.
@@ -41,7 +44,9 @@ def cell_kernels(paths: Iterable[str], cells: str = CELLS) -> CellKernels:
     if sides['i'].keys() != sides['h'].keys():
       raise ValueError(f'the gates of {cell} have inputs {sorted(sides["i"])} and state '
                        f'{sorted(sides["h"])}; each gate needs both kernels')
-  return {cell: found[cell] for cell in sorted(found, key=_by_number)}
+  return {cell: {side: dict(sorted(gates.items(), key=lambda item: GATE_ORDER.find(item[0])))
+                 for side, gates in found[cell].items()}
+          for cell in sorted(found, key=_by_number)}
 
 
 def _by_number(name: str) -> list[tuple[bool, int, str]]:

@@ -31,3 +31,14 @@ def test_cells_that_are_not_there_are_named():
     cell_kernels(['LSTMCell_0/ii/kernel', 'LSTMCell_0/hi/kernel'])
   with pytest.raises(ValueError, match=r"gates of cell0 have inputs \['f'\] and state \[\]"):
     cell_kernels(['cell0/if/kernel'])
+
+
+def test_both_sides_list_the_gates_in_one_order():
+  """A file returns its leaves in any order, and pictures put the two sides beside each other."""
+  paths = [f'cell0/{side}{gate}/kernel' for side, gates in (('h', 'ogif'), ('i', 'figo'))
+           for gate in gates]
+  found = cell_kernels(paths)['cell0']
+  assert list(found['i']) == list(found['h']) == ['i', 'f', 'g', 'o']
+  assert found['h']['o'] == 'cell0/ho/kernel'
+  gru = cell_kernels([f'cell0/{side}{gate}/kernel' for side in 'hi' for gate in 'nzr'])['cell0']
+  assert list(gru['i']) == list(gru['h']) == ['r', 'z', 'n']
