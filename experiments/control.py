@@ -4,7 +4,9 @@
   python -m experiments.control --workdir=out/l0 --control=scratch,distil
 
 Trains what is missing under <workdir>/controls, compares each control with the run on the same test
-examples, and writes <workdir>/controls.md and .csv. The controls are explained there.
+labels, and writes <workdir>/controls.md and .csv. The controls are explained there, and what a
+network has not, such as a compact architecture where no unit died. Language models are compared by
+their bits per token.
 """
 
 import sys
@@ -33,7 +35,7 @@ def main(arguments: list[str]) -> None:
   from rich.console import Console
 
   from experiments.evidence import control_report, control_run, subject
-  from experiments.evidence.controls import ALL, Settings
+  from experiments.evidence.controls import ALL, Settings, why_not
   from experiments.evidence.jobs import default_workers
 
   logging.set_verbosity(logging.WARNING)
@@ -43,13 +45,18 @@ def main(arguments: list[str]) -> None:
   try:
     tested = subject.of_run(folder)
     controls = list(_CONTROL.value)
+    left_out = []
     if controls == ['all']:
-      controls = [name for name in ALL
-                  if tested.facts.compacted or name not in ('scratch', 'distil')]
+      reasons = {name: why_not(name, tested.config, tested.facts) for name in ALL}
+      controls = [name for name, reason in reasons.items() if not reason]
+      left_out = [f'without the control {name!r}, which {reason}'
+                  for name, reason in reasons.items() if reason]
     outcomes = control_run.run_controls([tested], controls, settings, folder,
                                         _WORKERS.value or default_workers(), console)
     console.print(control_report.terminal(outcomes))
-    path = control_report.write(outcomes, settings, folder / 'controls.md')
+    for sentence in left_out:
+      console.print(sentence)
+    path = control_report.write(outcomes, settings, folder / 'controls.md', left_out=left_out)
     console.print(f'Report: {path}')
   except (ValueError, OSError) as error:
     print(f'error: {error}', file=sys.stderr)

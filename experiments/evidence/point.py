@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -22,15 +23,20 @@ import numpy as np
 import sparsejax
 from experiments import build
 from experiments import run as runs
+from experiments.early_stopping import require_watched
+from experiments.evidence.best_epoch import BestEpoch
 from experiments.evidence.code_hash import code_hash
 from experiments.evidence.configs import load_config
+from experiments.evidence.label_scores import LabelScores, is_language_model, scorer
 from experiments.workdir import config_hash, config_text
 from sparsejax import codec, ledger
 from sparsejax.compaction.compact import compact
 from sparsejax.paths import flatten
-from sparsejax.training.evaluate import jit_logits
-from sparsejax.training.fit import Recipe, TrainState, evaluation_params, start
+from sparsejax.training.evaluate import host_numbers, jit_logits, jit_summary
+from sparsejax.training.fit import (Recipe, TrainState, deployed_collections, evaluation_params,
+                                    start)
 from sparsejax.training.loop import NonFiniteLoss, run_epochs
+from sparsejax.training.token_scores import jit_token_scores
 
 POINT_FILE = 'point.json'
 
@@ -102,7 +108,11 @@ def deployed_file(index: int) -> str:
 def run_point(point: Trainable, root: pathlib.Path) -> dict[str, Any]:
   """Trains and deploys the point, writes its files and returns the content of point.json.
 
-  A training that diverges is a result and is recorded as one: its `error` says what happened.
+  A training that diverges is a result and is recorded as one: its `error` says what happened. With
+  config.early_stopping the epoch that is best on validation data is deployed, `best_epoch`.
+
+  Raises:
+    ValueError: for a config that does not hold together.
   """
   folder = point.folder(root)
   finished = read_point(point, root)
@@ -111,41 +121,53 @@ def run_point(point: Trainable, root: pathlib.Path) -> dict[str, Any]:
   config = point.built()
   build.require_whole(config)
   data = runs.load(config)
+  best = None
+  if config.get('early_stopping'):
+    require_watched(config, data.watched)
+    best = BestEpoch(config.early_stopping.patience)
   recipe = build.recipe(config, data.images)
   state = start(recipe, jax.random.key(config.seed), jnp.asarray(data.images[:1]))
+  plain = recipe                              # whose loss is on labels
   recipe, targets = point.prepare(recipe, data, root)
   images = jnp.asarray(data.images)
   folder.mkdir(parents=True, exist_ok=True)
+  watched = jnp.asarray(data.watched_images), jnp.asarray(data.watched_labels)
+  summary = jit_summary(plain) if best else None
   clock = time.perf_counter()
-  error, nll = '', None
+  error, nll, last_epoch = '', None, config.epochs
   try:
     for epoch in run_epochs(recipe, state, images, targets, last=config.epochs):
       state, nll = epoch.state, epoch.nll
+      if best and summary:
+        best.see(epoch.number, host_numbers(summary(state, *watched))['nll_nats'], state)
+        if best.ended:
+          last_epoch = epoch.number
+          break
   except NonFiniteLoss as diverged:
     error = str(diverged)
+  if best and best.number and not error:
+    state = best.state
   seconds = time.perf_counter() - clock
   networks: list[dict[str, Any]] = []
   if not error:
     deployment = point.deployment
-    predict = jit_logits(recipe)
-    held = jnp.asarray(data.watched_images)
+    missed = _error_percent(recipe, *watched)
     for index, value in enumerate(deployment.values if deployment else [None]):
       deployed = _at(state, deployment, value) if deployment else state
       weights = sparsejax.finalise(recipe.regulariser,
                                    jax.device_get(evaluation_params(recipe, deployed)),
                                    deployed.method_state)
-      variables = {'params': weights, **jax.device_get(deployed.collections)}
-      error_percent = None
-      if data.watched == 'validation':
-        error_percent = ledger.error_percent(np.asarray(predict(variables, held)),
-                                             data.watched_labels)
+      variables = {'params': weights,
+                   **jax.device_get(deployed_collections(deployed.collections))}
+      error_percent = missed(variables) if data.watched == 'validation' else None
       networks.append({'deployed_at': value, 'validation_error_percent': error_percent,
                        **sizes(recipe.model, variables, data.images.shape[1:], folder)})
       codec.write(folder / deployed_file(index), variables)
   content = {
       'config': point.config, 'overrides': point.overrides, 'seed': point.seed,
       'config_hash': config_hash(config), 'data_hash': data.dataset.hash,
-      'code_hash': code_hash(config), 'epochs': config.epochs, 'seconds': seconds,
+      'code_hash': code_hash(config), 'epochs': last_epoch, 'seconds': seconds,
+      **({'best_epoch': best.number} if best else {}),
       'train_nll_nats': nll, 'error': error, 'networks': networks,
       **{name: value for name, value in ledger.describe_run().items()
          if name in ('device', 'threads', 'jax_version', 'commit', 'time_utc')}}
@@ -160,14 +182,27 @@ def _at(state: TrainState, deployment: Deployment, value: float | None) -> Train
   return state._replace(method_state={**state.method_state, deployment.rule: numbers})
 
 
-def sizes(model: Any, variables: dict[str, Any], image_shape: tuple[int, ...],
+def _error_percent(recipe: Recipe, images: jax.Array,
+                   labels: jax.Array) -> Callable[[dict[str, Any]], float]:
+  """Returns variables -> error in percent of the labels."""
+  if labels.ndim > 1:
+    score = jit_token_scores(recipe)
+    return lambda variables: 100 * float(np.mean(np.asarray(
+        score(variables, images, labels).wrong)))
+  predict = jit_logits(recipe)
+  return lambda variables: ledger.error_percent(np.asarray(predict(variables, images)),
+                                                np.asarray(labels))
+
+
+def sizes(model: Any, variables: dict[str, Any], shape: tuple[int, ...],
           folder: pathlib.Path) -> dict[str, Any]:
   """Returns what is left of a network, counted in its compact form and in that form's file.
 
-  Keys: weights_total and bytes_dense of the dense network; weights_kept, non-zero kernel entries
-  of the compact network; parameters_compact; bytes_file, of the file as written; widths.
+  `shape` is that of one example. Keys: weights_total and bytes_dense of the dense network;
+  weights_kept, non-zero kernel entries of the compact network; parameters_compact; bytes_file, of
+  the file as written.
   """
-  small = compact(model, variables, example_shape=(1, *image_shape))
+  small = compact(model, variables, example_shape=(1, *shape))
   kernels = [leaf for leaf in flatten(small.variables['params']).values() if leaf.ndim >= 2]
   path = folder / f'model-{os.getpid()}.safetensors'
   written = codec.write(path, small.variables)
@@ -206,34 +241,27 @@ def read_point(point: Trainable, root: pathlib.Path) -> dict[str, Any] | None:
 
 
 def wrong_on_test(point: Trainable, root: pathlib.Path, index: int) -> np.ndarray:
-  """Returns, for one network of a finished point, which test examples it gets wrong, bool (n,).
+  """Returns, for one network of a finished point, which test labels it gets wrong, bool (n,)."""
+  return scores_on_test(point, root, index).wrong
+
+
+def scores_on_test(point: Trainable, root: pathlib.Path, index: int) -> LabelScores:
+  """Returns the test scores of one network of a finished point.
 
   This is where a frontier reads the test set; what was read is kept beside the network.
   """
   folder = point.folder(root)
-  path = folder / f'test_wrong_{index}.npy'
-  if path.exists():
-    return np.load(path, allow_pickle=False)
   config = point.built()
-  predict, test_images, test_labels = predictor(config)
-  variables = codec.read(folder / deployed_file(index))
-  wrong = np.asarray(predict(variables, test_images)).argmax(1) != test_labels
+  tokens = is_language_model(config)
+  path = folder / (f'test_tokens_{index}.npz' if tokens else f'test_wrong_{index}.npy')
+  if path.exists():
+    kept = np.load(path, allow_pickle=False)
+    return LabelScores(kept['wrong'], kept['nll_nats']) if tokens else LabelScores(kept)
+  scores = scorer(config)(codec.read(folder / deployed_file(index)))
   archive = io.BytesIO()
-  np.save(archive, wrong)
+  if scores.nll_nats is None:
+    np.save(archive, scores.wrong)
+  else:
+    np.savez(archive, wrong=scores.wrong, nll_nats=scores.nll_nats)
   codec.write_atomically(path, archive.getvalue())
-  return wrong
-
-
-_PREDICTORS: dict[Any, Any] = {}
-
-
-def predictor(config: ml_collections.ConfigDict) -> Any:
-  """Returns (compiled logits, test images, test labels), made once per data set and network."""
-  key = (config.dataset, config.model.to_json(), config.preprocess.to_json(),
-         config.seed if config.preprocess.subtract_mean else None)
-  if key not in _PREDICTORS:
-    data = runs.load(config)
-    recipe = build.recipe(config, data.images)
-    _PREDICTORS[key] = (jit_logits(recipe), jnp.asarray(data.dataset.test_images),
-                        data.dataset.test_labels)
-  return _PREDICTORS[key]
+  return scores

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
-from experiments import datasets
-from experiments.evidence.controls import Facts, facts
-from experiments.evidence.point import Point, deployed_file, wrong_on_test
+from experiments import build, datasets
+from experiments.evidence.controls import Examples, Facts, facts
+from experiments.evidence.point import Point, deployed_file, scores_on_test
 from experiments.scores import LOGITS_FILE, TOKENS_FILE, wrong_in_folder
 from experiments.workdir import CONFIG_FILE, config_hash
 from sparsejax import codec, ledger
@@ -23,7 +23,8 @@ class Subject(NamedTuple):
 
   Attributes:
     name: in words. config: of its training. variables: deployed, {'params': ..., ...}.
-    wrong: bool (test examples,), which it gets wrong. facts: what is left of it.
+    wrong: bool (test labels,), which it gets wrong. facts: what is left of it.
+    nll_nats: of a language model, -log p(label) of each test token, (windows, T); else None.
   """
 
   name: str
@@ -31,17 +32,37 @@ class Subject(NamedTuple):
   variables: dict[str, Any]
   wrong: np.ndarray
   facts: Facts
+  nll_nats: np.ndarray | None = None
 
 
-def image_shape(config: ml_collections.ConfigDict) -> tuple[int, ...]:
-  """Returns (height, width, channels) of the images that a config trains on."""
-  return _image_shape(config.dataset)
+def examples_of(config: ml_collections.ConfigDict) -> Examples:
+  """Returns what the examples are that a config trains on.
+
+  The shape is that of an image, (height, width, channels); of a text as `run.load` cuts it, (T,).
+  """
+  length = config.sequence.length if 'sequence' in config else None
+  tokens = config.model.get('vocabulary') if 'tokens' in config.preprocess else None
+  shape, own, frequent = _known(config.dataset, length, tokens)
+  pad = getattr(build.model(config.model), 'pad', None)
+  if pad in frequent:                          # padding changes nothing: no network needs its row
+    frequent = (*(token for token in frequent if token != pad), pad)
+  return Examples(shape, frequent, bool(own or config.validation_examples))
 
 
 @functools.cache
-def _image_shape(dataset: str) -> tuple[int, ...]:
+def _known(dataset: str, length: int | None,
+           tokens: int | None) -> tuple[tuple[int, ...], bool, tuple[int, ...]]:
+  """Returns (shape of an example, whether it has a validation set, its tokens by frequency)."""
   loaded: Any = datasets.load(dataset)
-  return loaded.train_images.shape[1:]
+  if length is None:
+    text, shape = loaded.train_images, loaded.train_images.shape[1:]
+    own = getattr(loaded, 'validation_images', None) is not None
+  else:
+    text, shape, own = loaded.train, (length,), True
+  if tokens is None:
+    return shape, own, ()
+  counts = np.bincount(text.ravel(), minlength=tokens)
+  return shape, own, tuple(int(token) for token in np.argsort(-counts, kind='stable'))
 
 
 def of_run(folder: pathlib.Path) -> Subject:
@@ -60,10 +81,12 @@ def of_run(folder: pathlib.Path) -> Subject:
   if config_hash(config) != sheet['config_hash']:
     raise ValueError(f'{folder / CONFIG_FILE} is not the config that ledger.json was made with')
   variables = codec.read(folder / 'deployed.safetensors')
-  wrong = wrong_in_folder(folder)
-  shape = image_shape(config)
-  return Subject(sheet['config'], config, variables, wrong,
-                 facts(config, variables, sheet['bytes_file'], shape))
+  nll = None
+  if predictions == TOKENS_FILE:
+    with np.load(folder / TOKENS_FILE, allow_pickle=False) as archive:
+      nll = archive['nll_nats']
+  return Subject(sheet['config'], config, variables, wrong_in_folder(folder),
+                 facts(config, variables, sheet['bytes_file'], examples_of(config).shape), nll)
 
 
 def of_point(name: str, point: Point, root: pathlib.Path, content: dict[str, Any],
@@ -72,5 +95,7 @@ def of_point(name: str, point: Point, root: pathlib.Path, content: dict[str, Any
   network = content['networks'][index]
   config = point.built()
   variables = codec.read(point.folder(root) / deployed_file(index))
-  return Subject(name, config, variables, wrong_on_test(point, root, index),
-                 facts(config, variables, network['bytes_file'], image_shape(config)))
+  scores = scores_on_test(point, root, index)
+  return Subject(name, config, variables, scores.wrong,
+                 facts(config, variables, network['bytes_file'], examples_of(config).shape),
+                 scores.nll_nats)

@@ -20,6 +20,7 @@ STEPS, TOKENS = cells.QUICK_STEPS[0], cells.QUICK_TOKENS[0]
 ROOT = pathlib.Path(cells.__file__).resolve().parents[1]
 
 
+@pytest.mark.slow
 def test_drawn_steps_draw_every_matrix_and_learn():
   made = cells.recipe(STEPS, 'vd')
   steps = cells.TrainingSteps(STEPS, 'vd', 3)

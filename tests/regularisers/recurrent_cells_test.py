@@ -105,7 +105,7 @@ def nll(model, weights, tokens):
   return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.roll(tokens, -1, 1)).mean()
 
 
-@pytest.mark.parametrize('cell', ['lstm', 'gru'])
+@pytest.mark.parametrize('cell', [pytest.param('lstm', marks=pytest.mark.slow), 'gru'])
 def test_packed_kernels_in_a_cell_are_the_same_function_with_the_same_gradients(cell):
   model, weights, tokens = pruned_language_model(cell, 8, 2, 0.7)
   rules = {'cell0/h./kernel': 2}
@@ -128,6 +128,7 @@ def test_packed_kernels_in_a_cell_are_the_same_function_with_the_same_gradients(
     np.testing.assert_allclose(grad, np.where(kept, wanted[path], 0), atol=1e-5, err_msg=path)
 
 
+@pytest.mark.slow
 def test_no_step_of_the_scan_computes_indices_anew():
   model, weights, tokens = pruned_language_model('gru', 64, 8, 0.8)
   packed, _ = sparsejax.pack(weights, {'cell0/h./kernel': 8}, rows=3, purpose='training',
