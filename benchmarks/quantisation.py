@@ -32,7 +32,8 @@ from rich.table import Table
 import sparsejax
 from benchmarks import results, timing
 from experiments import build, datasets
-from sparsejax import codec, grids, ledger
+from sparsejax import codec, ledger
+from sparsejax.packed import grids
 from sparsejax.post_training import calibration
 from sparsejax.post_training.integer_network import IntegerMLP
 from sparsejax.post_training.quantisation import quantise

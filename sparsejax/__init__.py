@@ -1,13 +1,13 @@
 """sparsejax: sparse and Bayesian compression of neural networks in JAX."""
 
 from sparsejax.apply import apply
-from sparsejax.codebook import Codebook
 from sparsejax.kernels.block_sparse import BlockSparse
+from sparsejax.packed.codebook import Codebook
+from sparsejax.packed.quantised import Quantised
 from sparsejax.packing import pack
-from sparsejax.quantised import Quantised
 from sparsejax.regulariser import Regulariser, chain, finalise, partition, stacked
-from sparsejax.regularisers.block_pruning import block_pruning, dense_quantile
 from sparsejax.regularisers.bayesian_rnn import bayesian_rnn
+from sparsejax.regularisers.block_pruning import block_pruning, dense_quantile
 from sparsejax.regularisers.block_sparse import block_sparse
 from sparsejax.regularisers.blockwise import blockwise
 from sparsejax.regularisers.dropout import dropout

@@ -11,7 +11,7 @@ from experiments.compression.recipes import Compressed
 from experiments.compression.subject import Subject
 from sparsejax.paths import flatten, unflatten
 from sparsejax.post_training import int8
-from sparsejax.quantised import Quantised
+from sparsejax.packed.quantised import Quantised
 
 OPTIONS: dict[str, Any] = {'coding': 'smallest'}
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from sparsejax import grids
+from sparsejax.packed import grids
 from sparsejax.models.lenet import MLP, gather
 from sparsejax.paths import Tree
 from sparsejax.post_training.calibration import INPUTS, OUTPUTS, Range

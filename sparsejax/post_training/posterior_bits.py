@@ -21,7 +21,7 @@ import numpy as np
 
 from sparsejax.codec import leaf as leaf_codec
 from sparsejax.paths import Tree, flatten, unflatten
-from sparsejax.quantised import Quantised
+from sparsejax.packed.quantised import Quantised
 from sparsejax.structured import densify
 
 MEAN, LOG_VARIANCE = 'theta', 'log_sigma2'

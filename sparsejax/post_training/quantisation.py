@@ -1,6 +1,6 @@
 """Rounding of trained weights to few bits: from a tree of arrays to a tree of packed weights.
 
-    from sparsejax import grids
+    from sparsejax.packed import grids
     small = quantise(weights, {'.*kernel': functools.partial(grids.affine, bits=4, axis=-1)})
 
 The grids, each a function of one array: `grids.affine`, `uniform`, `power_of_two`, `ternary`,
@@ -16,8 +16,8 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from sparsejax import grids
-from sparsejax.grids import Grid
+from sparsejax.packed import grids
+from sparsejax.packed.grids import Grid
 from sparsejax.paths import Tree, flatten, map_leaves
 from sparsejax.regulariser import FREE, owners
 

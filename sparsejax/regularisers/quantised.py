@@ -24,10 +24,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax import grids
-from sparsejax.codebook import Codebook
+from sparsejax.packed import grids
+from sparsejax.packed.codebook import Codebook
 from sparsejax.paths import Tree, flatten, fold, map_leaves, unflatten
-from sparsejax.quantised import Quantised
+from sparsejax.packed.quantised import Quantised
 from sparsejax.regulariser import (Number, Regulariser, advance_numbers, initial_numbers,
                                    require_fraction, require_nonnegative)
 

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax.paths import flatten, fold, map_leaves, unflatten
-from sparsejax.random_code import BITS, MAX_LENGTH, RandomCode, blocks_of, candidates
+from sparsejax.packed.random_code import BITS, MAX_LENGTH, RandomCode, blocks_of, candidates
 from sparsejax.regulariser import Regulariser
 from sparsejax.structured import Gaussian
 

@@ -8,7 +8,7 @@ import pytest
 import sparsejax
 from experiments.model_file import MODEL_FILE, facts_of, with_packed, write_model
 from sparsejax import codec
-from sparsejax.codebook import Codebook
+from sparsejax.packed.codebook import Codebook
 from sparsejax.models.lenet import MLP
 from sparsejax.paths import flatten
 from sparsejax.training.fit import Preprocess, Recipe, as_tokens

@@ -8,7 +8,7 @@ import pytest
 import sparsejax
 from sparsejax import codec
 from sparsejax.post_training import posterior_bits as pb
-from sparsejax.quantised import Quantised
+from sparsejax.packed.quantised import Quantised
 
 RNG = np.random.default_rng(0)
 

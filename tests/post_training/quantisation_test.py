@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 import sparsejax
-from sparsejax import codec, grids
-from sparsejax.codebook import Codebook
+from sparsejax import codec
+from sparsejax.packed import grids
+from sparsejax.packed.codebook import Codebook
 from sparsejax.codec import bits
 from sparsejax.models.lenet import MLP
 from sparsejax.post_training import int8
 from sparsejax.post_training.quantisation import quantise
-from sparsejax.quantised import Quantised
+from sparsejax.packed.quantised import Quantised
 
 MODEL = MLP(widths=(16, 8))
 IMAGES = np.random.default_rng(0).uniform(size=(5, 20)).astype(np.float32)

@@ -7,8 +7,8 @@ import optax
 import pytest
 
 import sparsejax
-from sparsejax.codebook import Codebook
-from sparsejax.quantised import Quantised
+from sparsejax.packed.codebook import Codebook
+from sparsejax.packed.quantised import Quantised
 from sparsejax.regularisers import quantised
 
 RNG = np.random.default_rng(0)

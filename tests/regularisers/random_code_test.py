@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 import sparsejax
-from sparsejax.random_code import RandomCode, candidates
+from sparsejax.packed.random_code import RandomCode, candidates
 from sparsejax.regularisers.random_code import (code_bits, gaussian_kl, log_importance,
                                                 minimal_random_code)
 from sparsejax.structured import Gaussian

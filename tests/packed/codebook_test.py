@@ -8,7 +8,7 @@ from flax import linen as nn
 
 import sparsejax
 from sparsejax import codec
-from sparsejax.codebook import Codebook
+from sparsejax.packed.codebook import Codebook
 from sparsejax.paths import map_leaves
 
 KEY = jax.random.key(0)

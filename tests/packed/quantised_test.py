@@ -8,7 +8,7 @@ from flax import linen as nn
 
 import sparsejax
 from sparsejax import codec
-from sparsejax.quantised import Quantised
+from sparsejax.packed.quantised import Quantised
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)

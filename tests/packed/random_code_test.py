@@ -8,7 +8,7 @@ import pytest
 from scipy import special, stats
 
 from sparsejax import codec
-from sparsejax.random_code import (STEPS, WORDS, RandomCode, blocks_of, candidates, decode,
+from sparsejax.packed.random_code import (STEPS, WORDS, RandomCode, blocks_of, candidates, decode,
                                    normal_table)
 
 

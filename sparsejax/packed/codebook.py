@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from sparsejax.coded import Coded
+from sparsejax.packed.coded import Coded
 
 Array = jax.Array
 

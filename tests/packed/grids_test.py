@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsejax import grids
+from sparsejax.packed import grids
 from sparsejax.post_training import int8
 
 RNG = np.random.default_rng(0)

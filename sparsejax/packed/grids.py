@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax.codebook import Codebook
-from sparsejax.quantised import Quantised
+from sparsejax.packed.codebook import Codebook
+from sparsejax.packed.quantised import Quantised
 
 Array = jax.Array
 Grid = Callable[[Array], Quantised | Codebook]
