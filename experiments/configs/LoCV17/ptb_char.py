@@ -76,6 +76,5 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
     config.regulariser = {}
     config.checkpoint_every = 1
     config.early_stopping = {'patience': 3}
-    learning_rate = 2e-3
   config.optimiser = {'name': 'adam_clipped', 'learning_rate': learning_rate, 'clip_norm': 1.0}
   return config
