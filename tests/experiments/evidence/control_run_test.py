@@ -227,7 +227,7 @@ def test_a_network_that_was_not_compacted_is_refused_alone_and_left_out_of_sever
                           tmp_path, 1, console, run=False)
   assert [(o.subject, o.control) for o in outcomes] == [('tiny', ''), ('other', '')]
   text = console.file.getvalue()
-  assert "tiny, seed 0: not compacted, so without the control 'scratch'" in text
+  assert "tiny, seed 0: without the control 'scratch', which trains the compact arch" in text
   assert "other: the control 'scratch' has no result" in text and in_process == []
 
 

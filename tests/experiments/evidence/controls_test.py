@@ -7,8 +7,9 @@ import pytest
 
 from experiments import build
 from experiments.evidence.configs import load_config
-from experiments.evidence.controls import (ALL, TRAINED, Facts, Settings, control_config,
-                                           equal_bytes_widths, facts)
+from experiments.evidence.controls import (ALL, ONE_WEIGHT, TRAINED, Examples, Facts, Settings,
+                                           control_config, facts, why_not)
+from experiments.evidence.equal_bytes import equal_bytes_fields
 from sparsejax import codec
 from sparsejax.models.lenet import MLP
 
@@ -32,7 +33,7 @@ def config_of(variant='vd', **changes):
 def derived(control, config=None, found=FOUND, settings=Settings()):
   config = config or config_of()
   before = config.to_json()
-  made = control_config(control, config, found, settings, SHAPE)
+  made = control_config(control, config, found, settings, Examples(SHAPE))
   assert config.to_json() == before, 'the config of the network under test is left as it was'
   build.require_whole(made)
   build.model(made.model)
@@ -113,7 +114,7 @@ def test_a_constant_rate_stays():
 def test_a_network_that_was_not_compacted_has_no_compact_architecture(control):
   with pytest.raises(ValueError, match=f"the control '{control}' trains the compact architecture, "
                                        'but this network was not compacted: .*; take '
-                                       "'random', 'rewind' or 'dense_small'"):
+                                       "'dense', 'random', 'rewind', 'dense_small'$"):
     derived(control, found=SINGLE)
   for other in ('dense', 'random', 'rewind', 'dense_small'):
     derived(other, found=SINGLE)
@@ -155,6 +156,24 @@ def test_rounds_that_do_not_divide_the_epochs_leave_some_out(rounds, epochs, eac
   assert made['regulariser']['rewind']['sparsity']['epochs_per_round'] == each
 
 
+def test_a_layer_of_which_nothing_is_left_keeps_one_random_weight():
+  found = FOUND._replace(densities={**DENSITIES, 'dense1/kernel': 0.0})
+  made = derived('random', found=found)
+  assert made['regulariser']['random']['density'] == {**DENSITIES, 'dense1/kernel': ONE_WEIGHT}
+  rules = build.regulariser(ml_collections.ConfigDict(made).regulariser, 100)
+  weights = {name: {'kernel': jnp.ones((8, 8))} for name in ('dense0', 'dense1', 'head')}
+  drawn = rules.weights(*rules.init(jax.random.key(0), weights))
+  assert np.count_nonzero(drawn['dense1']['kernel']) == 1
+
+
+def test_a_model_without_widths_has_no_smaller_one():
+  config = config_of()
+  config.model = ml_collections.ConfigDict({'name': 'deep_lstm', 'symbols': 65})
+  assert why_not('dense_small', config, SINGLE) == (
+      "shrinks the model's field widths, which deep_lstm does not have")
+  assert [name for name in ALL if why_not(name, config, FOUND)] == ['dense_small']
+
+
 def test_an_unknown_control_is_named():
   with pytest.raises(ValueError, match=f"no control 'sratch'; controls are {', '.join(ALL)}"):
     derived('sratch')
@@ -162,6 +181,12 @@ def test_an_unknown_control_is_named():
 
 
 # --- equal bytes ----------------------------------------------------------------------------------
+
+
+def equal_bytes_widths(config, budget, shape):
+  fields = equal_bytes_fields(config, budget, shape)
+  assert fields.keys() == {'widths'}
+  return fields['widths']
 
 
 def bytes_of(widths):
@@ -223,7 +248,7 @@ def test_facts_by_counting(sparse):
   assert found.compact_fields == {'widths': (4, 5), 'classes': 10,
                                   'kept_inputs': tuple(range(10, 64))}
   # The control of the compact architecture is that very network.
-  made = control_config('scratch', config, found, Settings(), SHAPE)
+  made = control_config('scratch', config, found, Settings(), Examples(SHAPE))
   model = build.model(made.model)
   assert isinstance(model, MLP) and (model.widths, model.kept_inputs) == (
       (4, 5), tuple(range(10, 64)))
@@ -241,4 +266,4 @@ def test_single_zeros_compact_nothing(sparse):
   assert not found.compacted and found.flops_ratio == 1.0
   assert found.weights_kept == 64 * 6 + 30 + 50 - 3
   with pytest.raises(ValueError, match='not compacted'):
-    control_config('scratch', config, found, Settings(), SHAPE)
+    control_config('scratch', config, found, Settings(), Examples(SHAPE))

@@ -6,7 +6,7 @@ import pytest
 
 from experiments import workdir
 from experiments.evidence.configs import load_config
-from experiments.evidence.subject import image_shape, of_point, of_run
+from experiments.evidence.subject import examples_of, of_point, of_run
 from sparsejax import codec, ledger
 
 
@@ -115,5 +115,8 @@ def test_one_network_of_a_point(tmp_path, config, variables):
   check(subject, variables)
 
 
-def test_the_shape_of_the_images(config):
-  assert image_shape(config) == (8, 8, 1)
+def test_the_examples_of_images(config):
+  assert examples_of(config) == ((8, 8, 1), (), True)
+  config = config.copy_and_resolve_references()
+  config.validation_examples = 0
+  assert not examples_of(config).held_out
