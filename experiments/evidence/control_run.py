@@ -158,7 +158,8 @@ def _notes(subject: Subject, control: str, point: ControlPoint, content: dict[st
            settings: Settings) -> Iterator[str]:
   ratio, limit = subject.facts.flops_ratio, settings.max_epochs_factor
   if control in COMPACT and ratio > limit:
-    yield f'{limit:g} times the epochs, not the {ratio:.0f} of equal compute'
+    equal = f'{ratio:.0f}' if ratio >= 10 else f'{ratio:.2g}'
+    yield f'{limit:g} times the epochs, not the {equal} of equal compute'
   if content.get('best_epoch'):
     yield f'epoch {content["best_epoch"]} is deployed, the best on held-out data'
   if control == 'rewind' and content['epochs'] > subject.config.epochs:
@@ -166,9 +167,10 @@ def _notes(subject: Subject, control: str, point: ControlPoint, content: dict[st
   if control == 'dense_small':
     model = point.built().model
     if 'embedding' in model and model.embedding is not None:
-      words = model.vocabulary if not model.get('kept_tokens') else len(model.kept_tokens)
-      yield (f'widths {", ".join(map(str, model.widths))}, embedding {model.embedding}, the '
-             f'{words:,} most frequent of {model.vocabulary:,} tokens')
+      words = f'all {model.vocabulary:,} tokens'
+      if model.get('kept_tokens'):
+        words = f'the {len(model.kept_tokens):,} most frequent of {model.vocabulary:,} tokens'
+      yield f'widths {", ".join(map(str, model.widths))}, embedding {model.embedding}, {words}'
     if content['networks'][0]['bytes_dense'] > subject.facts.bytes_file:
       yield 'no dense network of this kind has as few bytes'
 

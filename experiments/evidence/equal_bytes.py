@@ -44,8 +44,16 @@ def equal_bytes_fields(config: ml_collections.ConfigDict, bytes_file: int, shape
         made['kept_tokens'] = tuple(sorted(frequent[:words]))
     return made
 
+  sizes: dict[str, int] = {}            # of fields, for neighbouring factors have the same
+
   def size(factor):
-    network = build.model(ml_collections.ConfigDict({**model, **fields(factor)}))
+    made = fields(factor)
+    if repr(made) not in sizes:
+      sizes[repr(made)] = weigh(made)
+    return sizes[repr(made)]
+
+  def weigh(made):
+    network = build.model(ml_collections.ConfigDict({**model, **made}))
     shapes = dict(jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *shape), dtype)))
     shapes.pop('intermediates', None)
     return codec.float32_bytes(jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32),

@@ -2,14 +2,18 @@
 import math
 
 import jax
+import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 from scipy import stats
 
 from experiments import build, datasets
 from experiments import run as runs
+from experiments.evidence import point as module
 from experiments.evidence import pool
 from experiments.evidence.configs import load_config
+from experiments.evidence.control_point import ControlPoint
 from experiments.evidence.control_run import run_controls
 from experiments.evidence.controls import (ALL, Examples, Settings, control_config, facts,
                                            why_not)
@@ -18,6 +22,7 @@ from experiments.evidence.label_scores import scorer
 from experiments.evidence.point import run_point
 from experiments.evidence.subject import Subject, examples_of
 from sparsejax import codec
+from sparsejax.training.loop import Epoch
 
 pytestmark = pytest.mark.usefixtures('compile_once')
 
@@ -204,13 +209,22 @@ def log_probabilities(weights, streams):
   return np.stack(found, 1)
 
 
+def rounded(weights):
+  """The kernels on 127 levels, with a scale per output channel."""
+  def nearest(leaf):
+    scale = np.abs(leaf).max(0) / np.float32(127)
+    return np.rint(leaf / scale) * scale if leaf.ndim == 2 else leaf
+  return jax.tree.map(nearest, weights)
+
+
 def test_a_text_that_is_read_on_from_window_to_window(in_process, tmp_path, console):
   config = config_of('text')
   variables = variables_of(config)
   scores = scorer(config)(variables)
   subject = Subject('text', config, variables, scores.wrong,
                     facts(config, variables, 3000, examples_of(config).shape), scores.nll_nats)
-  own, dense = run_controls([subject], ['dense'], Settings(), tmp_path, 1, console)
+  controls = ['dense', 'int8_zstd']
+  own, dense, int8 = run_controls([subject], controls, Settings(), tmp_path, 1, console)
   data = runs.load(config).dataset
   streams, labels = (array.reshape(-1, 16, 8).swapaxes(0, 1).reshape(16, -1)
                      for array in (data.test_images, data.test_labels))
@@ -218,11 +232,12 @@ def test_a_text_that_is_read_on_from_window_to_window(in_process, tmp_path, cons
   point, = in_process
   deployed = codec.read(point.folder(tmp_path) / 'deployed_0.safetensors')
   assert deployed.keys() == {'params'}, 'the carried state is not deployed'
-  for name, weights in (('', variables['params']), ('dense', deployed['params'])):
+  for name, weights in (('', variables['params']), ('dense', deployed['params']),
+                        ('int8_zstd', rounded(deployed['params']))):
     logs = log_probabilities(weights, streams)
     nll = -np.take_along_axis(logs, labels[..., None], 2)[..., 0] / math.log(2)
     bits[name] = nll.reshape(16, -1, 8).swapaxes(0, 1).reshape(-1, 8)
-    outcome = dense if name else own
+    outcome = {'': own, 'dense': dense, 'int8_zstd': int8}[name]
     # float32 over a few hundred steps
     assert outcome.bits_per_token == pytest.approx(nll.mean(), rel=1e-5)
     assert outcome.test_error_percent == pytest.approx(100 * np.mean(logs.argmax(2) != labels),
@@ -232,22 +247,55 @@ def test_a_text_that_is_read_on_from_window_to_window(in_process, tmp_path, cons
   low, high = stats.t.interval(0.95, len(change) - 1, change.mean(), stats.sem(change))
   np.testing.assert_allclose((dense.bits_low, dense.bits_high), (low, high), rtol=1e-3)
   assert dense.bits_difference < 0 and 'is deployed, the best on held-out data' in dense.note
-  again = run_controls([subject], ['dense'], Settings(), tmp_path, 1, console)
-  assert again == [own, dense] and len(in_process) == 1
+  assert int8.weights == dense.weights and int8.bytes_file < dense.bytes_file / 2
+  again = run_controls([subject], controls, Settings(), tmp_path, 1, console)
+  assert again == [own, dense, int8] and len(in_process) == 1
 
 
+@pytest.mark.slow  # one more training, compiled
 def test_a_classifier_of_tokens(in_process, tmp_path, console):
   config = config_of('reviews', epochs=1, training_examples=100)
   variables = variables_of(config, 3)
   subject = Subject('reviews', config, variables, scorer(config)(variables).wrong,
                     facts(config, variables, 2000, examples_of(config).shape))
-  own, small, int8 = run_controls([subject], ['dense_small', 'int8_zstd'], Settings(), tmp_path, 1,
-                                  console)
-  assert own.bits_per_token is small.bits_per_token is int8.bits_per_token is None
+  own, small = run_controls([subject], ['dense_small'], Settings(), tmp_path, 1, console)
+  assert own.bits_per_token is small.bits_per_token is None
   made = equal_bytes_fields(config, 2000, (12,), examples_of(config).frequent)
-  assert f'embedding {made["embedding"]}, the ' in small.note
-  assert 'most frequent of 24 tokens' in small.note
-  assert int8.weights == 24 * 8 + 4 * (8 * 6 + 6 * 6) + 6 * 2 and int8.bytes_file < 3000
+  assert f'embedding {made["embedding"]}, all 24 tokens' in small.note
+  assert small.weights < 24 * 8 + 4 * (8 * 6 + 6 * 6) + 6 * 2
+
+
+def test_the_best_epoch_is_deployed_and_the_training_ends(tmp_path, monkeypatch):
+  config = config_of('reviews', epochs=9, training_examples=100, regulariser={})
+  config.early_stopping = ml_collections.ConfigDict({'patience': 2})
+  losses = (0.5, 0.3, 0.4, 0.35, 0.1)
+
+  def run_epochs(recipe, state, images, targets, *, last):
+    assert last == 9
+    for number in range(1, 10):
+      params = jax.tree.map(lambda leaf: jnp.full_like(leaf, number), state.params)
+      yield Epoch(number, state._replace(params=params), float(number))
+
+  def jit_summary(recipe):
+    def summary(state, images, labels):
+      assert images.shape == (100, 12), 'the held-out reviews'
+      return {'nll_nats': losses[int(jax.tree.leaves(state.params)[0].max()) - 1]}
+    return summary
+  monkeypatch.setattr(module, 'run_epochs', run_epochs)
+  monkeypatch.setattr(module, 'jit_summary', jit_summary)
+  point = ControlPoint('control:dense', config.to_json(), 0)
+  content = run_point(point, tmp_path)
+  assert (content['best_epoch'], content['epochs'], content['error']) == (2, 4, '')
+  deployed = codec.read(point.folder(tmp_path) / 'deployed_0.safetensors')['params']
+  assert {leaf.max() for leaf in jax.tree.leaves(deployed)} == {2.0}
+
+
+def test_the_best_epoch_needs_held_out_data(tmp_path):
+  config = config_of('reviews', validation_examples=0)
+  config.early_stopping = ml_collections.ConfigDict({'patience': 2})
+  with pytest.raises(ValueError, match='early_stopping needs held-out data'):
+    run_point(ControlPoint('control:dense', config.to_json(), 0), tmp_path)
+  assert list(tmp_path.iterdir()) == []
 
 
 def test_the_examples_have_defaults():
