@@ -120,3 +120,27 @@ def test_the_examples_of_images(config):
   config = config.copy_and_resolve_references()
   config.validation_examples = 0
   assert not examples_of(config).held_out
+
+
+def test_a_finished_run_of_a_language_model(tmp_path, ledger_of):
+  config = load_config('LoCV17/ptb_word:smoke', 0)
+  config.model.widths = (2,)
+  rng = np.random.default_rng(0)
+  cell = {f'i{gate}': {'kernel': rng.normal(size=(30, 2)).astype(np.float32)} for gate in 'ifgo'}
+  cell |= {f'h{gate}': {'kernel': rng.normal(size=(2, 2)).astype(np.float32),
+                        'bias': np.zeros(2, np.float32)} for gate in 'ifgo'}
+  head = {'kernel': np.ones((2, 30), np.float32), 'bias': np.zeros(30, np.float32)}
+  (tmp_path / 'config.json').write_text(workdir.config_text(config))
+  ledger.write(tmp_path / 'ledger.json', ledger_of(
+      config='LoCV17/ptb_word.py', config_hash=workdir.config_hash(config), bytes_file=4321))
+  codec.write(tmp_path / 'deployed.safetensors', {'params': {'cell0': cell, 'head': head}})
+  nll = rng.exponential(size=(3, 8)).astype(np.float32)
+  np.savez(tmp_path / 'test_tokens.npz', nll_nats=nll, wrong=nll > 1)
+  subject = of_run(tmp_path)
+  np.testing.assert_array_equal(subject.nll_nats, nll)
+  np.testing.assert_array_equal(subject.wrong, (nll > 1).reshape(-1))
+  assert subject.facts.weights_kept == 4 * (30 * 2 + 2 * 2) + 2 * 30
+  assert not subject.facts.compacted and examples_of(config).shape == (8,)
+  (tmp_path / 'test_tokens.npz').unlink()
+  with pytest.raises(ValueError, match='test_logits.npz is missing'):
+    of_run(tmp_path)
