@@ -58,7 +58,7 @@ def test_a_stray_argument_is_named(commands, module):
 
 
 @pytest.mark.parametrize('name, message', [
-    ('paper', "no sheet for the paper 'MoAV71'; did you mean MoAV17? papers are LoWK17, MoAV17"),
+    ('paper', "no sheet for the paper 'MoAV71'; did you mean MoAV17? papers are HaMD15, LoCV17"),
     ('networks', "no row of MoAV17 contains 'ResNet'; rows are LeNet-300-100, dense, "),
     ('damaged', 'MoAV17.jsonl, line 1 is no result'),
     ('tasks', "no task with 'CIFAR' and method with '' in the suite 'small'; tasks are"),
