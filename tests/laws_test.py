@@ -214,7 +214,12 @@ METHODS = {
 }
 
 
-SLOW_ROWS = ('soft_sharing_layers',)      # two mixtures, each walked in a loop: long to compile
+# Variants of a method whose first row is checked in the fast job.
+SLOW_ROWS = (
+    'l0_l2_output', 'l0_scheduled', 'vd_clipped', 'vd_exact', 'magnitude_gradual', 'magnitude_erk',
+    'magnitude_2_4', 'group_lasso_block', 'block_pruning_group_lasso', 'block_sparse_magnitude',
+    'block_pruning_proximal', 'soft_sharing_layers', 'dropout_batch', 'affine_unsigned',
+    'power_of_two', 'binary_connect_stochastic')
 
 
 @pytest.mark.parametrize('name', [pytest.param(name, marks=pytest.mark.slow) if name in SLOW_ROWS
@@ -294,6 +299,7 @@ def test_group_variables_obey_the_laws():
   check_regulariser(method, oracle=oracle, oracle_tolerance=2e-5)
 
 
+@pytest.mark.slow
 def test_bayesian_rnn_obeys_the_laws():
   key = jax.random.key(1)
   shapes = {'embed/embedding': (5, 2), 'cell0/in/kernel': (2, 3), 'cell0/hn/kernel': (3, 3),

@@ -179,6 +179,7 @@ def test_gates_sit_on_what_reads_a_unit_and_never_on_the_carry():
   assert not any('carry' in path for path in rows['cell0'].gate_axes('writes'))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', CELLS)
 def test_gates_tied_over_a_coupling_take_its_units(kind):
   model = RecurrentLanguageModel(4, widths=(5,), cell=kind)
@@ -197,6 +198,7 @@ def test_gates_tied_over_a_coupling_take_its_units(kind):
   check_same(result.model.apply(result.variables, text), model.apply({'params': weights}, text))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', CELLS)
 def test_magnitude_pruning_of_a_cell_needs_no_code_of_its_own(kind):
   model = RecurrentLanguageModel(4, widths=(6,), cell=kind)

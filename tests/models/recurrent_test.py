@@ -204,6 +204,7 @@ def test_multiply_adds_count_once_a_step():
     assert totals(rows)['flops'] == 2 * steps * (4 * 3 * 4 + 4 * 4 * 4 + 4 * VOCABULARY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('cell', ['simple', 'lstm', 'gru'])
 def test_packed_kernels_in_the_cell(cell):
   model = RecurrentLanguageModel(VOCABULARY, embedding=4, widths=(4,), cell=cell)

@@ -47,7 +47,8 @@ class Streams(nn.Module):
     return self.make_rng('noise')
 
 
-@pytest.mark.parametrize('name', FACES)
+@pytest.mark.parametrize('name', [pytest.param(name, marks=pytest.mark.slow)
+                                  if name == 'bayesian_lstm' else name for name in FACES])
 def test_face_equals_the_functional_form(name):
   face, stock, x, regulariser = FACES[name]
   v = face.init(KEY, x)

@@ -23,7 +23,7 @@ class TwoLayers(nn.Module):
 
 @pytest.mark.parametrize(('options', 'leaves'), [
     ({'num_components': 4, 'zero_prior': (9.0, 1.0)}, '.*'),
-    ({'shared': False, 'strength': 0.1}, '.*kernel'),
+    pytest.param({'shared': False, 'strength': 0.1}, '.*kernel', marks=pytest.mark.slow),
 ])
 def test_face_equals_the_functional_form(options, leaves):
   stock = TwoLayers()

@@ -154,6 +154,7 @@ def test_what_cannot_be_built_is_named():
     IntegerMLP.from_float(MODEL, params, {**ranges, 'inputs': calibration.Range(0.0, 0.0)})
 
 
+@pytest.mark.slow
 def test_digits_are_told_apart_by_integers_as_by_floats():
   images, labels = load_digits(return_X_y=True)
   images = (images / 16).astype(np.float32)

@@ -51,7 +51,7 @@ def method_on_units(name, model):
   }[name]
 
 
-@pytest.mark.parametrize('cell', ['lstm', 'gru'])
+@pytest.mark.parametrize('cell', ['lstm', pytest.param('gru', marks=pytest.mark.slow)])
 @pytest.mark.parametrize('name', ['l0', 'magnitude', 'group_lasso', 'block_pruning'])
 def test_units_die_in_training_and_leave_the_cell(cell, name):
   model = network(cell)

@@ -66,6 +66,7 @@ def test_lossless_keeps_the_errors(pruned, tmp_path):
   assert 0 < living <= sum(np.count_nonzero(before[name]['kernel']) for name in before)
 
 
+@pytest.mark.slow
 def test_soft_sharing_leaves_the_means_of_one_mixture(dense, tmp_path):
   sheet = compress_run(dense, 'soft_sharing', tmp_path / 'm.sjx',
                        ('num_components=5', 'zero_prior=0.3', 'epochs=1'), console=quiet())
