@@ -11,6 +11,7 @@ from sparsejax.counter_noise import normal_at, normal_rows
 KEY = jax.random.key(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('width', [1, 6, 7])
 @pytest.mark.parametrize('key', [KEY, jax.random.key(0, impl='rbg'), jax.random.PRNGKey(3)])
 def test_a_number_depends_on_key_row_and_column_alone(key, width):

@@ -354,6 +354,7 @@ def test_half_precision_stays():
 # --- training goes on -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['mlp', 'lenet5', 'convnet'])
 def test_an_adam_step_commutes_with_compaction(name):
   """Where units die because nobody reads them, the step and the cut may change places."""

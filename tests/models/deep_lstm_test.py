@@ -82,6 +82,7 @@ def test_square_layers_start_as_the_identity_and_the_forget_gate_open():
   np.testing.assert_array_equal(repeated_identity(None, (4, 2)), [[1, 0], [0, 1], [1, 0], [0, 1]])
 
 
+@pytest.mark.slow
 def test_blocks_train_as_the_dense_kernels_they_stand_for(params):
   regulariser = sparsejax.partition(cell=('cell/.*/kernel', sparsejax.block_sparse(
       4, layout='watts_strogatz', density=0.75, seed=0, rescale=False)))

@@ -60,6 +60,7 @@ def test_round_trip_computes_the_same_and_leaves_the_original_alone():
   np.testing.assert_array_equal(first, net(X))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('method', [
     sparsejax.magnitude_pruning(0.5, every=1), sparsejax.l0_hard_concrete(0.1)],
     ids=['magnitude_pruning', 'l0_hard_concrete'])

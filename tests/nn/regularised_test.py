@@ -260,6 +260,7 @@ def test_init_of_the_regulariser_runs_once_and_never_at_apply():
   assert len(calls) == 1
 
 
+@pytest.mark.slow
 def test_works_under_jit_grad_and_vmap():
   module = Regularised(nn.Dense(2), sparsejax.l0_hard_concrete(0.1, axis=-1, l2=0.1))
   v = module.init(KEY, X)

@@ -57,6 +57,7 @@ def test_training_by_blocks_is_training_under_their_mask():
   assert np.all(blocks['dense0']['kernel'][mask == 0] == 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('density, kept', [(0.5, 12), (0.26, 6), ({'dense0/kernel': 1.0}, 24)])
 def test_random_blocks_are_as_many_as_asked_and_balanced(density, kept):
   weights = weights_of((12, 8))
@@ -80,6 +81,7 @@ def test_columns_are_scaled_up_for_the_inputs_that_are_gone():
   np.testing.assert_allclose(got, weights['dense0']['kernel'] * kept * scale, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_rescaled_outputs_have_the_variance_of_the_dense_layer():
   # He's rule: N(0, 2 / 64). 128 outputs x 400 inputs of unit variance.
   weights = {'w': jax.random.normal(KEY, (64, 128)) * np.sqrt(2 / 64)}

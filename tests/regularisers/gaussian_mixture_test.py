@@ -39,6 +39,7 @@ def test_log_density_is_finite_far_out():
   assert np.all(np.isfinite(log_density(jnp.array([-10.0, 10.0]), MIXTURE)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('shape', [(5,), (30, 4), (7, 11, 3)])
 def test_chunks_do_not_change_the_total_or_its_gradient(shape, monkeypatch):
   w = jnp.asarray(RNG.normal(0, 0.3, shape), jnp.float32)

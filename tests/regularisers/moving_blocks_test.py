@@ -95,6 +95,7 @@ def test_every_output_keeps_a_block_and_the_places_stay_a_permutation(name):
     sparsejax.BlockSparse.from_blocks(params['w'], layout['row'], layout['col'], (12, 12))
 
 
+@pytest.mark.slow
 def test_every_free_place_is_as_likely_to_grow():
   method = sparsejax.block_set(2, 0.5, fraction=0.25, every=1)
   params, state = method.init(KEY, {'w': jnp.ones((8, 8))})           # 8 of 16, 2 move
@@ -121,6 +122,7 @@ def test_moments_of_a_living_block_stay_its_own():
     np.testing.assert_allclose(after[place], before[place] + speeds[place], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_rigl_finds_the_inputs_that_matter_in_the_trainer():
   # Only the first 4 of 32 pixels tell the class; of the 8 blocks of 4 pixels, 2 are stored. Without
   # centring, the gradient of every pixel would be that of the bias.

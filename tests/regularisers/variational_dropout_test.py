@@ -151,6 +151,7 @@ LAYERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', sorted(LAYERS))
 def test_local_noise_has_the_moments_of_drawn_weights(name):
   """Both against NumPy: outputs are Gaussian, so Var of a variance is 2 var^2 / n."""
@@ -378,6 +379,7 @@ def test_wrong_arguments_raise_and_say_which(arguments, message):
 # --- a posterior ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_posterior_of_one_slope_matches_nuts():
   """Linear regression with one slope, y = w x + noise, against NUTS and against quadrature.
 

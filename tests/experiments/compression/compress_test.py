@@ -82,6 +82,7 @@ def test_int8_has_256_levels_a_channel(pruned, tmp_path):
     np.testing.assert_allclose(kernel / scale, np.rint(kernel / scale), atol=127 * 2.0**-22)
 
 
+@pytest.mark.slow
 def test_codebook_has_no_more_values_than_codes(pruned, tmp_path):
   sheet = compress_run(pruned, 'codebook', tmp_path / 'm.sjx', ('bits=3',), quiet())
   for kernel in checked(sheet, tmp_path / 'm.sjx').values():
@@ -90,6 +91,7 @@ def test_codebook_has_no_more_values_than_codes(pruned, tmp_path):
       'dense0/kernel', 'dense1/kernel', 'head/kernel'}
 
 
+@pytest.mark.slow
 def test_deep_compression_of_a_pruned_run(pruned, tmp_path):
   console = quiet()
   sheet = compress_run(pruned, 'deep_compression', tmp_path / 'm.sjx',
