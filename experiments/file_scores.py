@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import pathlib
-import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -52,9 +50,7 @@ def score_file(path: str | os.PathLike[str], dataset: str = '', *, streams: int 
   recipe = Recipe(loaded.model, sparsejax.partition(), optax.identity(), len(data.test_images),
                   streams, preprocess=preprocess_of(loaded.facts), sequential=sequential,
                   eval_kwargs={'train': False} if training_flag else {})
-  with tempfile.TemporaryDirectory() as folder:
-    scores = read_test_set(recipe, loaded.variables, data.test_images, data.test_labels,
-                           pathlib.Path(folder))
+  scores = read_test_set(recipe, loaded.variables, data.test_images, data.test_labels)
   found = {'dataset': data.name, **scores, 'bytes_file': os.path.getsize(path)}
   if console is not None:
     console.print(table(os.fspath(path), found))

@@ -23,19 +23,21 @@ LOGITS_FILE, TOKENS_FILE = 'test_logits.npz', 'test_tokens.npz'
 
 
 def read_test_set(recipe: Recipe, variables: Mapping[str, Any], images: np.ndarray,
-                  labels: np.ndarray, folder: pathlib.Path) -> dict[str, float]:
-  """Returns the test scores of the ledger, and writes what they were computed from.
+                  labels: np.ndarray, folder: pathlib.Path | None = None) -> dict[str, float]:
+  """Returns the test scores of the ledger; in `folder`, if given, writes what they come from.
 
   Of a classifier the logits are kept; of a language model, whose logits could fill a disk, the NLL
   of each token and whether it was missed.
   """
   if labels.ndim == 1:
     logits = np.asarray(jit_logits(recipe)(variables, jnp.asarray(images)))
-    _write(folder / LOGITS_FILE, logits=logits, labels=labels)
+    if folder is not None:
+      _write(folder / LOGITS_FILE, logits=logits, labels=labels)
     return ledger.classification_scores(logits, labels)
   found = jit_token_scores(recipe)(variables, jnp.asarray(images), jnp.asarray(labels))
   nll, wrong = np.asarray(found.nll_nats), np.asarray(found.wrong)
-  _write(folder / TOKENS_FILE, nll_nats=nll, wrong=wrong)
+  if folder is not None:
+    _write(folder / TOKENS_FILE, nll_nats=nll, wrong=wrong)
   scores = ledger.scores_of_predictions(nll, wrong, np.asarray(found.confidence),
                                         np.asarray(found.brier))
   mean = scores['test_nll_nats']

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import tempfile
 import time
 from typing import Any
 
@@ -90,9 +89,8 @@ def errors(run: subject.Subject, path: str | os.PathLike[str]) -> Numbers:
   if run.data.watched == 'validation':
     after = validation_error_percent(recipe, loaded.variables, run.data.watched_images,
                                      run.data.watched_labels)
-  with tempfile.TemporaryDirectory() as folder:
-    scores = read_test_set(recipe, loaded.variables, run.data.dataset.test_images,
-                           run.data.dataset.test_labels, pathlib.Path(folder))
+  scores = read_test_set(recipe, loaded.variables, run.data.dataset.test_images,
+                         run.data.dataset.test_labels)
   return {'validation_error_percent_before': run.sheet['validation_error_percent'],
           'validation_error_percent': after,
           'test_error_percent_before': run.sheet['test_error_percent'], **scores}
