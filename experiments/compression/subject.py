@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from experiments import build
+from experiments.data import Data
+from experiments.data import load as load_data
 from experiments import run as runs
 from experiments.model_file import facts_of
 from experiments.workdir import CONFIG_FILE, config_hash
@@ -31,7 +33,7 @@ class Subject(NamedTuple):
   folder: pathlib.Path
   config: ml_collections.ConfigDict
   recipe: Recipe
-  data: runs.Data
+  data: Data
   variables: dict[str, Any]
   sheet: dict[str, Any]
 
@@ -71,7 +73,7 @@ def load(folder: str | pathlib.Path) -> Subject:
   if sheet['config_hash'] != config_hash(config):
     raise ValueError(f'{folder / runs.LEDGER_FILE} is of another config than {CONFIG_FILE} beside '
                      'it; run again in another folder')
-  data = runs.load(config)
+  data = load_data(config)
   if sheet['data_hash'] != data.dataset.hash:
     raise ValueError(f'{config.dataset} is not the data that {folder} was trained on; restore it')
   return Subject(folder, config, build.recipe(config, data.images), data,

@@ -18,7 +18,7 @@ import numpy as np
 from rich.console import Console
 
 from experiments import build
-from experiments import run as runs
+from experiments.data import Data, load
 from experiments.evidence.code_hash import code_hash
 from experiments.evidence.configs import load_config
 from experiments.evidence.results import Result, add_results, read_results
@@ -63,7 +63,7 @@ def differs(result: Result) -> str:
       return (f'{key} is {here[key]} here and {result.ledger[key]} in the result, and rounding '
               'with it; attest where it was obtained, or run again')
   config = load_config(result.config, result.ledger['seed'])
-  data = runs.load(config)
+  data = load(config)
   if data.dataset.hash != result.ledger['data_hash']:
     return 'the data differ; run again'
   losses = repeat(config, data, len(result.first_nll_nats))
@@ -74,7 +74,7 @@ def differs(result: Result) -> str:
           'code trains differently, run again')
 
 
-def repeat(config, data: runs.Data, epochs: int) -> list[float]:
+def repeat(config, data: Data, epochs: int) -> list[float]:
   """Returns the mean training loss, in nats, of each of the first epochs of a config."""
   recipe = build.recipe(config, data.images)
   state = start(recipe, jax.random.key(config.seed), jnp.asarray(data.images[:1]))

@@ -27,7 +27,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from experiments import build, datasets
-from experiments import run as experiment
+from experiments.data import load
 from experiments.datasets import Dataset
 from experiments.report.folder import Run, read_run
 from sparsejax import Gated, Gaussian, Regulariser, codec, ledger, statistics
@@ -191,7 +191,7 @@ def _deployed(name: str, run: Run, recipe: Recipe, dataset: Dataset,
 def _rebuild(run: Run) -> tuple[Recipe, Dataset]:
   """Returns the recipe of a run from its config.json, and its data set."""
   config = ml_collections.ConfigDict(_tuples(run.config))
-  data = experiment.load(config)
+  data = load(config)
   if data.dataset.hash != run.ledger['data_hash']:
     raise ValueError(f'{run.folder} was trained on other bytes of {config.dataset} (data_hash '
                      'differs); point SPARSEJAX_DATA_DIR to the data it was trained on')

@@ -26,7 +26,7 @@ CORE = ('sparsejax.training.fit', 'sparsejax.training.loop', 'sparsejax.training
 # Of these modules only the definitions named count, and their imports are not followed; of
 # experiments.schedules those of the schedules that the config names, and what these use.
 PARTS: dict[str, tuple[str, ...] | None] = {           # None: the whole module
-    'experiments.run': ('load',),
+    'experiments.data': ('load',),
     'experiments.build': ('recipe', 'preprocess', 'initialiser', 'he_normal', 'symmetric_uniform',
                           'penalty_weight', 'optimiser', 'adam_clipped'),
     'experiments.optimisers': None,

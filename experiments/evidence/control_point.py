@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from experiments import build
-from experiments import run as runs
+from experiments.data import Data
 from experiments.evidence.code_hash import code_hash
 from experiments.evidence.point import deployed_file
 from experiments.workdir import config_hash
@@ -60,7 +60,7 @@ class ControlPoint(NamedTuple):
         f'{name}_{config.dataset}_seed{self.seed}-{config_hash(config)[:10]}-'
         f'{code_hash(config, extra)[:8]}{taught}')
 
-  def prepare(self, recipe: Recipe, data: runs.Data, root: pathlib.Path) -> tuple[Recipe, Any]:
+  def prepare(self, recipe: Recipe, data: Data, root: pathlib.Path) -> tuple[Recipe, Any]:
     """Returns the recipe to train by, and its targets: labels, and the teacher's logits if any."""
     labels = jnp.asarray(data.labels)
     if self.teacher is None:

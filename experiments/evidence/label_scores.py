@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 
 from experiments import build
-from experiments import run as runs
+from experiments.data import load
 from sparsejax.training.evaluate import jit_logits
 from sparsejax.training.token_scores import jit_token_scores
 
@@ -47,7 +47,7 @@ def scorer(config: ml_collections.ConfigDict) -> Scorer:
          config.seed if config.preprocess.get('subtract_mean') else None,
          (config.batch_size, sequence.length) if sequence else None, is_language_model(config))
   if key not in _SCORERS:
-    data = runs.load(config)
+    data = load(config)
     recipe = build.recipe(config, data.images)
     images, labels = jnp.asarray(data.dataset.test_images), data.dataset.test_labels
     make = _of_tokens if is_language_model(config) else _of_examples

@@ -22,7 +22,7 @@ import numpy as np
 
 import sparsejax
 from experiments import build
-from experiments import run as runs
+from experiments.data import Data, load
 from experiments.early_stopping import require_watched
 from experiments.evidence.best_epoch import BestEpoch
 from experiments.evidence.code_hash import code_hash
@@ -60,7 +60,7 @@ class Trainable(Protocol):
 
   def folder(self, root: pathlib.Path) -> pathlib.Path: ...
 
-  def prepare(self, recipe: Recipe, data: runs.Data,
+  def prepare(self, recipe: Recipe, data: Data,
               root: pathlib.Path) -> tuple[Recipe, Any]: ...
 
 
@@ -86,7 +86,7 @@ class Point(NamedTuple):
     config.update_from_flattened_dict(self.overrides)
     return config
 
-  def prepare(self, recipe: Recipe, data: runs.Data, root: pathlib.Path) -> tuple[Recipe, Any]:
+  def prepare(self, recipe: Recipe, data: Data, root: pathlib.Path) -> tuple[Recipe, Any]:
     """Returns the recipe to train by, and its targets: here the labels."""
     del root
     return recipe, jnp.asarray(data.labels)
@@ -120,7 +120,7 @@ def run_point(point: Trainable, root: pathlib.Path) -> dict[str, Any]:
     return finished
   config = point.built()
   build.require_whole(config)
-  data = runs.load(config)
+  data = load(config)
   best = None
   if config.get('early_stopping'):
     require_watched(config, data.watched)

@@ -38,7 +38,7 @@ class Subject(NamedTuple):
 def examples_of(config: ml_collections.ConfigDict) -> Examples:
   """Returns what the examples are that a config trains on.
 
-  The shape is that of an image, (height, width, channels); of a text as `run.load` cuts it, (T,).
+  The shape is that of an image, (height, width, channels); of a text as `data.load` cuts it, (T,).
   """
   length = config.sequence.length if 'sequence' in config else None
   tokens = config.model.get('vocabulary') if 'tokens' in config.preprocess else None

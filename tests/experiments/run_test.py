@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from experiments import build, datasets, run, workdir
+from experiments.data import load
 from experiments.configs.digits import l0_mlp
 from sparsejax import codec, ledger
 from sparsejax.models.lenet import MLP
@@ -201,7 +202,7 @@ def interrupt(*arguments):
 
 
 def start_of(config):
-  recipe = build.recipe(config, run.load(config).images)
+  recipe = build.recipe(config, load(config).images)
   start = jax.jit(lambda key, images: fit.start(recipe, key, images))
   return recipe, start(jax.random.key(0), jnp.zeros((1, 8, 8, 1), jnp.uint8))
 
@@ -233,17 +234,17 @@ def test_a_run_that_diverges_keeps_the_last_good_state_and_has_no_ledger(tmp_pat
 
 def test_without_a_held_out_part_the_curve_is_on_training_images():
   config = small_config(validation_examples=0, training_examples=0)
-  data = run.load(config)
+  data = load(config)
   assert data.watched == 'train' and len(data.images) == 1437
   np.testing.assert_array_equal(data.watched_images, data.images)
   config.validation_examples = 237
-  data = run.load(config)
+  data = load(config)
   assert data.watched == 'validation'
   assert (len(data.images), len(data.watched_images)) == (1200, 237)
 
 
 def test_the_test_set_takes_no_part_in_training(monkeypatch):
-  loaded = run.load(small_config())
+  loaded = load(small_config())
   test = {image.tobytes() for image in loaded.dataset.test_images}
   train = {image.tobytes() for image in loaded.dataset.train_images}
   # The digits hold no image twice, so equal bytes would be the same example.

@@ -22,7 +22,7 @@ def present(monkeypatch):
   monkeypatch.setattr(attesting, 'load_config',
                       lambda name, seed=None: types.SimpleNamespace(name=name, seed=seed))
   monkeypatch.setattr(attesting.ledger, 'describe_run', lambda: HERE)
-  monkeypatch.setattr(attesting.runs, 'load', lambda config: types.SimpleNamespace(
+  monkeypatch.setattr(attesting, 'load', lambda config: types.SimpleNamespace(
       dataset=types.SimpleNamespace(hash='data')))
   monkeypatch.setattr(attesting, 'repeat', repeat)
   return repeated

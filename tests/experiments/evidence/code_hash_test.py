@@ -46,7 +46,7 @@ def tiny(tmp_path, monkeypatch, forget):
     return file if file.exists() else None
   monkeypatch.setattr(module, '_path', path)
   monkeypatch.setattr(module, 'CORE', ('sparsejax.core',))
-  monkeypatch.setattr(module, 'PARTS', {'experiments.run': ('load',)})
+  monkeypatch.setattr(module, 'PARTS', {'experiments.data': ('load',)})
   monkeypatch.setattr(build, 'MODELS', {'net': types.SimpleNamespace(__module__='sparsejax.net')})
   monkeypatch.setattr(build, 'METHODS', {
       name: types.SimpleNamespace(__module__=f'sparsejax.{name}') for name in ('one', 'two')})
@@ -220,7 +220,7 @@ def test_changes_of_this_project_that_decide_numbers_count(edited):
       ('sparsejax.regularisers.magnitude', 'import numpy as np', 'import numpy as np\nX = 1'),
       ('sparsejax.models.lenet', "x = nn.relu(nn.Dense(width,", "x = nn.gelu(nn.Dense(width,"),
       ('experiments.build', 'num_terms=len(images)', 'num_terms=1'),
-      ('experiments.run', 'dataset, config.validation_examples, config.seed)',
+      ('experiments.data', 'dataset, config.validation_examples, config.seed)',
        'dataset, config.validation_examples, 0)'),
       ('experiments.schedules', "fields['begin_epoch'] * steps_per_epoch", "fields['begin_epoch']"),
       ('sparsejax.paths', 'import', 'import sys\nimport'),           # imported by all of them

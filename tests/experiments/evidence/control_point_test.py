@@ -7,7 +7,7 @@ import pytest
 from scipy import special
 
 from experiments import build
-from experiments import run as runs
+from experiments.data import load
 from experiments.evidence import control_point as module
 from experiments.evidence.configs import load_config
 from experiments.evidence.control_point import ControlPoint, Teacher
@@ -39,7 +39,7 @@ def test_the_config_survives_the_json():
   built = point_of(config).built()
   assert config_hash(built) == config_hash(config)
   build.require_whole(built)
-  recipe = build.recipe(built, runs.load(built).images)
+  recipe = build.recipe(built, load(built).images)
   assert tuple(recipe.model.widths) == (6, 5)
 
 
@@ -60,7 +60,7 @@ def test_a_folder_of_its_own_for_whatever_changes_the_result(monkeypatch):
 
 def test_without_a_teacher_the_targets_are_the_labels():
   point = point_of()
-  data = runs.load(point.built())
+  data = load(point.built())
   recipe = build.recipe(point.built(), data.images)
   same, targets = point.prepare(recipe, data, ROOT)
   assert same is recipe
@@ -79,7 +79,7 @@ def taught(tmp_path_factory):
   DENSE.folder(root).mkdir(parents=True)
   codec.write(DENSE.folder(root) / 'deployed_0.safetensors', {'params': weights})
   point = point_of(name='distil', teacher=Teacher(DENSE, 3.0, 0.25))
-  data = runs.load(point.built())
+  data = load(point.built())
   recipe, targets = point.prepare(build.recipe(point.built(), data.images), data, root)
   x = data.images.reshape(60, -1).astype(np.float64) / 255
   x = np.maximum(x @ weights['dense0']['kernel'] + weights['dense0']['bias'], 0)
@@ -107,6 +107,6 @@ def test_the_loss_is_that_of_the_paper_at_the_teachers_temperature(taught):
 
 def test_a_teacher_that_was_not_trained_is_an_error(tmp_path):
   point = point_of(teacher=Teacher(DENSE, 3.0, 0.25))
-  data = runs.load(point.built())
+  data = load(point.built())
   with pytest.raises(FileNotFoundError, match='deployed_0.safetensors'):
     point.prepare(build.recipe(point.built(), data.images), data, tmp_path)

@@ -7,7 +7,7 @@ from rich.console import Console
 from scipy import stats
 
 from experiments import datasets
-from experiments import run as runs
+from experiments.data import load
 from experiments.evidence import control_run as module
 from experiments.evidence import pool
 from experiments.evidence.configs import load_config
@@ -146,7 +146,7 @@ def test_a_cut_at_the_limit_of_epochs_is_noted(finished):
 def test_the_teacher_is_the_dense_control_on_the_training_images(finished):
   root, _, points, _ = finished
   config = points['distil'].built()
-  data = runs.load(config)
+  data = load(config)
   _, targets = points['distil'].prepare(_recipe(config, data), data, root)
   wanted = logits_by_numpy(deployed(finished, 'dense'), data.images)
   assert targets['teacher_logits'].shape == (400, 10)

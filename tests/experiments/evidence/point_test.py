@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import datasets
-from experiments import run as runs
+from experiments.data import load
 from experiments.evidence import point as module
 from experiments.evidence.point import Deployment, Point, read_point, run_point, wrong_on_test
 from experiments.workdir import config_hash, config_text
@@ -152,7 +152,7 @@ def test_the_test_set_is_read_only_when_asked_and_once(trained, monkeypatch):
 
 def test_a_finished_point_is_not_trained_again(trained, monkeypatch):
   root, content = trained
-  monkeypatch.setattr(runs, 'load', lambda config: pytest.fail('it went on'))
+  monkeypatch.setattr(module, 'load', lambda config: pytest.fail('it went on'))
   assert run_point(POINT, root) == json.loads(json.dumps(content))
   assert read_point(POINT, root) == json.loads(json.dumps(content))
 
@@ -202,7 +202,7 @@ def test_a_training_that_diverges_is_a_result(tmp_path, monkeypatch):
   assert 'the loss is not finite in epoch 2, step 3' in content['error']
   assert content['networks'] == [] and content['train_nll_nats'] == 0.25
   assert not list(tmp_path.rglob('deployed_*'))
-  monkeypatch.setattr(runs, 'load', lambda config: pytest.fail('it was tried again'))
+  monkeypatch.setattr(module, 'load', lambda config: pytest.fail('it was tried again'))
   assert run_point(point, tmp_path) == json.loads(json.dumps(content))
 
 
@@ -238,7 +238,7 @@ def test_a_folder_of_its_own_for_whatever_changes_the_result(monkeypatch):
 
 
 def test_a_point_is_trained_on_its_labels(trained):
-  data = runs.load(POINT.built())
+  data = load(POINT.built())
   recipe, targets = POINT.prepare('the recipe', data, trained[0])
   assert recipe == 'the recipe'
   np.testing.assert_array_equal(targets, jnp.asarray(data.labels))

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from experiments import build, datasets
-from experiments import run as runs
+from experiments.data import load
 from experiments.evidence import point as module
 from experiments.evidence import pool
 from experiments.evidence.configs import load_config
@@ -42,7 +42,7 @@ def config_of(kind='text', **changes):
 
 def variables_of(config, dead=0):
   """Random weights in which nothing is written into the first `dead` hidden units."""
-  data = runs.load(config)
+  data = load(config)
   recipe = build.recipe(config, data.images)
   inputs = recipe.preprocess(data.images[:1])
   weights = jax.tree.map(np.array, recipe.model.init(jax.random.key(0), inputs)['params'])
@@ -66,7 +66,7 @@ def known(request):
 def test_the_examples_are_those_of_the_run(known):
   kind, config, _ = known
   found = examples_of(config)
-  data = runs.load(config)
+  data = load(config)
   assert found.shape == data.images.shape[1:]
   assert found.held_out == (data.watched == 'validation')
   if kind == 'digits':
@@ -96,7 +96,7 @@ def test_the_facts_are_those_of_the_smaller_network(known):
 
 def test_every_control_has_a_config_that_can_be_built(known):
   kind, config, found = known
-  data = runs.load(config)
+  data = load(config)
   examples = examples_of(config)
   for control in ALL:
     if control == 'int8_zstd' or why_not(control, config, found):
@@ -225,7 +225,7 @@ def test_a_text_that_is_read_on_from_window_to_window(in_process, tmp_path, cons
                     facts(config, variables, 3000, examples_of(config).shape), scores.nll_nats)
   controls = ['dense', 'int8_zstd']
   own, dense, int8 = run_controls([subject], controls, Settings(), tmp_path, 1, console)
-  data = runs.load(config).dataset
+  data = load(config).dataset
   streams, labels = (array.reshape(-1, 16, 8).swapaxes(0, 1).reshape(16, -1)
                      for array in (data.test_images, data.test_labels))
   bits = {}
