@@ -46,7 +46,7 @@ def tiny(tmp_path, monkeypatch, forget):
     return file if file.exists() else None
   monkeypatch.setattr(module, '_path', path)
   monkeypatch.setattr(module, 'CORE', ('sparsejax.core',))
-  monkeypatch.setattr(module, 'PARTS', {'experiments.data': ('load',)})
+  monkeypatch.setattr(module, 'PARTS', {'experiments.run': ('load',)})
   monkeypatch.setattr(build, 'MODELS', {'net': types.SimpleNamespace(__module__='sparsejax.net')})
   monkeypatch.setattr(build, 'METHODS', {
       name: types.SimpleNamespace(__module__=f'sparsejax.{name}') for name in ('one', 'two')})
