@@ -59,6 +59,19 @@ def run(config: ml_collections.ConfigDict, folder: str | pathlib.Path, config_na
       write_report(folder)
     console.print(ledger.table(sheet), f'This run had ended; its files are in {folder}', sep='\n')
     return sheet
+  data, recipe, state = begin(config)
+  # Not before here: a mistake in the config must not make the folder that of the mistake.
+  workdir.claim(folder, config)
+  state, seconds, selected_by = train(config, recipe, state, data, folder, console)
+  return finish(config, config_name, recipe, state, data, folder, seconds, selected_by, console)
+
+
+def begin(config: ml_collections.ConfigDict) -> tuple[Data, Recipe, TrainState]:
+  """Returns (data, recipe, state before the first step) of a config.
+
+  Raises:
+    ValueError: for a config that does not hold together.
+  """
   data = load(config)
   recipe = build.recipe(config, data.images)
   state = start(recipe, jax.random.key(config.seed), jnp.asarray(data.images[:1]))
@@ -66,9 +79,13 @@ def run(config: ml_collections.ConfigDict, folder: str | pathlib.Path, config_na
     require_number(config.choose, state, data.watched == 'validation')
   if config.get('early_stopping'):
     require_watched(config, data.watched)
-  # Not before here: a mistake in the config must not make the folder that of the mistake.
-  workdir.claim(folder, config)
-  state, seconds, selected_by = train(config, recipe, state, data, folder, console)
+  return data, recipe, state
+
+
+def finish(config: ml_collections.ConfigDict, config_name: str, recipe: Recipe, state: TrainState,
+           data: Data, folder: pathlib.Path, seconds: float, selected_by: str,
+           console: Console) -> dict[str, Any]:
+  """Deploys and measures the trained network, writes all of its files; returns its ledger."""
   if config.get('choose'):
     state, selected_by, candidates = choose(
         config.choose, recipe, state, jnp.asarray(data.watched_images),

@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 from experiments.datasets import digits, imdb, mnist, ptb, reviews, streams, text
 from experiments.datasets.continuous_text import ContinuousText
-from experiments.datasets.dataset import Dataset, hold_out
+from experiments.datasets.dataset import Dataset, held_out, hold_out
 
-__all__ = ['ContinuousText', 'Dataset', 'hold_out', 'load', 'names']
+__all__ = ['ContinuousText', 'Dataset', 'held_out', 'hold_out', 'load', 'names']
 
 _LOADERS: dict[str, Callable[..., Dataset | ContinuousText]] = {
     'digits': digits.load,

@@ -102,6 +102,16 @@ def hold_out(dataset: Dataset, validation_examples: int,
     (v, H, W, C), validation labels (v,).
   Raises: ValueError for a number out of range.
   """
+  validation = held_out(dataset, validation_examples, seed)
+  if not validation.any():             # without a copy
+    images, labels = dataset.train_images, dataset.train_labels
+    return images, labels, images[:0], labels[:0]
+  return (dataset.train_images[~validation], dataset.train_labels[~validation],
+          dataset.train_images[validation], dataset.train_labels[validation])
+
+
+def held_out(dataset: Dataset, validation_examples: int, seed: int) -> np.ndarray:
+  """Returns which training examples `hold_out` takes away, bool (N,)."""
   count = len(dataset.train_labels)
   held = operator.index(validation_examples)
   if not 0 <= held < count:
@@ -109,11 +119,9 @@ def hold_out(dataset: Dataset, validation_examples: int,
                      f'{dataset.name}; give 0 to {count - 1}, so that some are left for training')
   if operator.index(seed) < 0:
     raise ValueError(f'seed={seed} of hold_out is negative; give 0 or more')
-  if held == 0:
-    images, labels = dataset.train_images, dataset.train_labels
-    return images, labels, images[:0], labels[:0]
-  order = np.argsort(np.random.PCG64(seed).random_raw(count), kind='stable')
   validation = np.zeros(count, bool)
+  if held == 0:
+    return validation
+  order = np.argsort(np.random.PCG64(seed).random_raw(count), kind='stable')
   validation[order[:held]] = True
-  return (dataset.train_images[~validation], dataset.train_labels[~validation],
-          dataset.train_images[validation], dataset.train_labels[validation])
+  return validation

@@ -229,11 +229,15 @@ def _order(recipe: Recipe, state: TrainState, first_step: Array, examples: int) 
   return order[:steps * recipe.batch_size].reshape(steps, recipe.batch_size)
 
 
-def train_epoch(recipe: Recipe, state: TrainState, images: Array,
-                targets: Any) -> tuple[TrainState, Array]:
-  """Runs one epoch as one scan; returns the state and the NLL of each step, (steps,)."""
+def train_epoch(recipe: Recipe, state: TrainState, images: Array, targets: Any,
+                rows: Array | None = None) -> tuple[TrainState, Array]:
+  """Runs one epoch as one scan; returns the state and the NLL of each step, (steps,).
+
+  With `rows`, int32 (n,), the examples of this run are those rows of the arrays, in that order.
+  """
   state = state._replace(collections=_restarted(state.collections))
-  return _scan(recipe, state, images, targets, epoch_order(recipe, state, images.shape[0]))
+  batches = epoch_order(recipe, state, len(images if rows is None else rows))
+  return _scan(recipe, state, images, targets, batches if rows is None else rows[batches])
 
 
 def train_steps(recipe: Recipe, state: TrainState, images: Array, targets: Any,

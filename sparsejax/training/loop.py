@@ -52,7 +52,7 @@ def run_epochs(recipe: Recipe, state: TrainState, images: Array, targets: Any, *
     state, per_step = epoch(before, images, targets)
     losses = np.asarray(per_step)
     if not np.all(np.isfinite(losses)) or first_non_finite(state.params) is not None:
-      raise _diagnose(recipe, before, images, targets, number)
+      raise diagnose(recipe, before, images, targets, number)
     yield Epoch(number, state, float(losses.mean()))
 
 
@@ -64,9 +64,9 @@ def first_non_finite(tree: Tree) -> str | None:
   return None
 
 
-def _diagnose(recipe: Recipe, state: TrainState, images: Array, targets: Any,
+def diagnose(recipe: Recipe, state: TrainState, images: Array, targets: Any,
               number: int) -> NonFiniteLoss:
-  """Repeats the epoch step by step from its start, to the step where it broke."""
+  """Repeats epoch `number` step by step from the state before it, to the step where it broke."""
   last_good = state
   step = jax.jit(lambda state, x, y: train_step(recipe, state, x, y))
   batches = np.asarray(epoch_order(recipe, state, images.shape[0]))
