@@ -52,6 +52,7 @@ def test_the_gradients_that_are_timed_are_those_of_the_product():
   np.testing.assert_allclose(w_grad, x.T @ jnp.ones((3, 3)), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_cost_table_is_measured_whole(monkeypatch):
   monkeypatch.setattr(block_sparse_costs, 'SIDE', 128)
   monkeypatch.setattr(block_sparse_costs, '_microseconds',

@@ -6,7 +6,8 @@ from benchmarks import cases, jax_steps
 
 
 @pytest.mark.parametrize('network, method', [
-    ('lenet_300_100', 'dense'), ('lenet_300_100', 'l0'), ('lenet_300_100', 'vd'),
+    ('lenet_300_100', 'dense'), ('lenet_300_100', 'l0'),
+    pytest.param('lenet_300_100', 'vd', marks=pytest.mark.slow),
     # Compiling the convolutions of a scan takes ten seconds and more.
     pytest.param('lenet_5_caffe', 'l0', marks=pytest.mark.slow),
     pytest.param('lenet_5_caffe', 'vd', marks=pytest.mark.slow)])

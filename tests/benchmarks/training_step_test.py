@@ -17,6 +17,7 @@ def run(*flags):
                         timeout=120)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, 'sched_setaffinity'), reason='binds the process to one core')
 def test_quick_run_prints_the_targets_and_appends_rows(tmp_path):
   path = tmp_path / 'rows.jsonl'

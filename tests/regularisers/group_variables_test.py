@@ -184,6 +184,7 @@ def test_deployed_weights_have_the_kept_means_folded_in():
   np.testing.assert_array_equal(deployed['cell0']['io']['kernel'], weights['cell0']['io']['kernel'])
 
 
+@pytest.mark.slow
 def test_gradient_of_log_sigma_is_the_sum_over_time():
   with jax.enable_x64(True):
     weights = jax.tree.map(lambda w: w.astype(jnp.float64), random_weights(nn.SimpleCell))

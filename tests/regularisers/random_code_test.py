@@ -56,6 +56,7 @@ def test_importance_is_q_over_p_up_to_a_constant_of_the_block():
                              atol=1e-4)
 
 
+@pytest.mark.slow
 def test_coded_draws_follow_the_posterior():
   """One weight a block, all with one posterior, and K far above exp(KL + 3) candidates."""
   count = 2000

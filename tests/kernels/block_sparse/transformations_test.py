@@ -198,6 +198,7 @@ SCRIPT = textwrap.dedent("""
 """)
 
 
+@pytest.mark.slow
 def test_output_blocks_over_two_devices():
   environment = {**os.environ, 'JAX_PLATFORMS': 'cpu',
                  'XLA_FLAGS': '--xla_force_host_platform_device_count=2'}
