@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +13,9 @@ from sparsejax.paths import Tree
 from sparsejax.training.fit import Recipe, TrainState, epoch_order, jit_epoch, train_step
 
 Array = jax.Array
+EpochFunction = Callable[[TrainState, Array, Any], tuple[TrainState, Array]]
+
+NOT_REPRODUCED = 'not reproduced step by step'
 
 
 class Epoch(NamedTuple):
@@ -29,30 +32,36 @@ class NonFiniteLoss(FloatingPointError):
   Attributes:
     epoch: counted from 1. step: of this epoch, counted from 0. leaf: path of the first parameter
       that was not finite after it.
-    last_good: the state before that epoch.
+    last_good: the state before that epoch, or the one inside it that a resumed run began with.
   """
 
   def __init__(self, epoch: int, step: int, leaf: str, last_good: TrainState):
     super().__init__(f'the loss is not finite in epoch {epoch}, step {step}; first non-finite: '
-                     f'{leaf}. Lower the learning rate or the strength; the state before this '
-                     'epoch is kept as the last checkpoint')
+                     f'{leaf}. Lower the learning rate or the strength; the state before is '
+                     'kept as the last checkpoint')
     self.epoch, self.step, self.leaf, self.last_good = epoch, step, leaf, last_good
 
 
 def run_epochs(recipe: Recipe, state: TrainState, images: Array, targets: Any, *,
-               first: int = 1, last: int) -> Iterator[Epoch]:
+               first: int = 1, last: int, run_epoch: EpochFunction | None = None,
+               taken: int = 0) -> Iterator[Epoch]:
   """Trains from epoch `first` to `last`, both included, and yields after each.
+
+  Args:
+    run_epoch: (state, images, targets) -> (state, NLL per step) of the epoch, or of its part up to
+      one that is not finite; None for one compiled scan.
+    taken: steps of epoch `first` that the state has behind it, where `run_epoch` goes on inside.
 
   Raises:
     NonFiniteLoss: at the first loss or parameter that is not finite.
   """
-  epoch = jit_epoch(recipe)
+  epoch = run_epoch or jit_epoch(recipe)
   for number in range(first, last + 1):
     before = state
     state, per_step = epoch(before, images, targets)
     losses = np.asarray(per_step)
     if not np.all(np.isfinite(losses)) or first_non_finite(state.params) is not None:
-      raise diagnose(recipe, before, images, targets, number)
+      raise diagnose(recipe, before, images, targets, number, taken if number == first else 0)
     yield Epoch(number, state, float(losses.mean()))
 
 
@@ -65,14 +74,18 @@ def first_non_finite(tree: Tree) -> str | None:
 
 
 def diagnose(recipe: Recipe, state: TrainState, images: Array, targets: Any,
-              number: int) -> NonFiniteLoss:
-  """Repeats epoch `number` step by step from the state before it, to the step where it broke."""
+             number: int, taken: int = 0) -> NonFiniteLoss:
+  """Repeats epoch `number` step by step from a state before it broke, to the step where it did.
+
+  The state is that at its start, or after `taken` of its steps.
+  """
   last_good = state
   step = jax.jit(lambda state, x, y: train_step(recipe, state, x, y))
-  batches = np.asarray(epoch_order(recipe, state, images.shape[0]))
-  for i, batch in enumerate(batches):
+  start = state._replace(step=state.step - taken)
+  batches = np.asarray(epoch_order(recipe, start, images.shape[0]))
+  for i, batch in enumerate(batches[taken:], taken):
     state, loss = step(state, images[batch], jax.tree.map(lambda t: t[batch], targets))
     leaf = first_non_finite(state.params)
     if leaf is not None or not np.isfinite(float(loss)):
       return NonFiniteLoss(number, i, leaf or 'the loss itself, with finite parameters', last_good)
-  return NonFiniteLoss(number, len(batches) - 1, 'not reproduced step by step', last_good)
+  return NonFiniteLoss(number, len(batches) - 1, NOT_REPRODUCED, last_good)
