@@ -4,7 +4,7 @@
 
 Any field can be overridden: --config.regulariser.hidden.strength=0.3; a variant of a config is
 named after a colon: --config=.../lenet_300_100.py:smoke. The same command in the same workdir
-resumes.
+resumes. --list names all configs and variants; --dry_run says what a run would be, and stops.
 """
 
 import os
@@ -13,28 +13,40 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from experiments import command_line
+
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file, see experiments/configs.',
                                           lock_config=True)
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; resumes if it holds this run.',
-                               required=True)
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; resumes if it holds this run.')
+_LIST = flags.DEFINE_boolean('list', False, 'Name the papers, their configs and variants; stop.')
+_DRY_RUN = flags.DEFINE_boolean('dry_run', False, 'Print the config, the rules and the leaves each '
+                                'owns, sizes, and estimates of memory and time; train nothing.')
 
 
 def main(arguments: list[str]) -> None:
   if len(arguments) > 1:
     raise app.UsageError(f'unexpected arguments {arguments[1:]}; every option is a --flag')
-  # Imported here so that --help answers at once.
-  from experiments import run
+  # Imported here, and below, so that --help and --list answer at once.
+  from rich.console import Console
+  if _LIST.value:
+    from experiments import listing
+    listing.show(Console())
+    return
+  command_line.require('config', 'workdir' if not _DRY_RUN.value else None)
+  from experiments import dry_run, run
   from sparsejax.training.loop import NonFiniteLoss
 
   logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every checkpoint
   name = os.path.relpath(config_flags.get_config_filename(flags.FLAGS['config']))
   try:
-    run.run(_CONFIG.value, _WORKDIR.value, name)
+    if _DRY_RUN.value:
+      dry_run.dry_run(_CONFIG.value, Console())
+    else:
+      run.run(_CONFIG.value, _WORKDIR.value, name)
   except (ValueError, OSError, NonFiniteLoss) as error:
     print(f'error: {error}', file=sys.stderr)
     sys.exit(1)
 
 
 if __name__ == '__main__':
-  flags.mark_flag_as_required('config')
-  app.run(main)
+  command_line.run(main)
