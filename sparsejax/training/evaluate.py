@@ -8,11 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from sparsejax.apply import apply
 from sparsejax.paths import Tree, flatten
 from sparsejax.structured import densify
 from sparsejax.training.fit import Recipe, TrainState, deployed_collections, evaluation_params
+from sparsejax.training.sharding import devices_of, multiple_of, split, whole
 from sparsejax.training.token_scores import token_scores_of
 
 Array = jax.Array
@@ -26,21 +28,23 @@ def deployed_weights(recipe: Recipe, state: TrainState) -> Tree:
 
 
 def logits_of(model: Any, preprocess: Callable[..., Array], variables: Mapping[str, Any],
-              images: Array, kwargs: Mapping[str, Any]) -> Array:
+              images: Array, kwargs: Mapping[str, Any], mesh: Mesh | None = None) -> Array:
   """Returns float32 logits, (n, classes) or (n, T, classes) for sequences with T labels.
 
-  `EVALUATION_BATCH` examples are computed at a time.
+  `EVALUATION_BATCH` examples are computed at a time, over the devices of `mesh` as many as they
+  can share; each of the devices computes those that are left at the end.
   """
   def predict(batch):
     return apply(model, variables, preprocess(batch), **kwargs).astype(jnp.float32)
-  whole = images.shape[0] // EVALUATION_BATCH * EVALUATION_BATCH
+  size = multiple_of(devices_of(mesh), EVALUATION_BATCH)
+  chunked = images.shape[0] // size * size
   parts = []
-  if whole:
-    chunks = images[:whole].reshape(-1, EVALUATION_BATCH, *images.shape[1:])
-    logits = jax.lax.map(predict, chunks)
-    parts.append(logits.reshape(whole, *logits.shape[2:]))
-  if whole < images.shape[0]:
-    parts.append(predict(images[whole:]))
+  if chunked:
+    chunks = images[:chunked].reshape(-1, size, *images.shape[1:])
+    logits = jax.lax.map(lambda batch: predict(split(mesh, batch)), chunks)
+    parts.append(logits.reshape(chunked, *logits.shape[2:]))
+  if chunked < images.shape[0]:
+    parts.append(predict(images[chunked:]))
   return jnp.concatenate(parts)
 
 
@@ -50,7 +54,8 @@ def jit_logits(recipe: Recipe, model: Any = None) -> Callable[[Mapping[str, Any]
 
   @jax.jit
   def compute(variables, images):
-    return logits_of(model, recipe.preprocess, variables, images, recipe.eval_kwargs)
+    return whole(recipe.mesh, logits_of(model, recipe.preprocess, variables, images,
+                                        recipe.eval_kwargs, recipe.mesh))
   return compute
 
 
@@ -84,7 +89,8 @@ def nll_and_wrong(recipe: Recipe, variables: Mapping[str, Any], images: Array,
   if labels.ndim > 1:
     scores = token_scores_of(recipe, recipe.model, variables, images, labels)
     return scores.nll_nats, scores.wrong
-  logits = logits_of(recipe.model, recipe.preprocess, variables, images, recipe.eval_kwargs)
+  logits = logits_of(recipe.model, recipe.preprocess, variables, images, recipe.eval_kwargs,
+                     recipe.mesh)
   chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=-1)
   return -chosen, jnp.argmax(logits, axis=-1) != labels
 

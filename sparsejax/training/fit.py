@@ -17,10 +17,12 @@ import jax.numpy as jnp
 import optax
 from flax import core
 from flax import linen as nn
+from jax.sharding import Mesh
 
 from sparsejax.apply import apply
 from sparsejax.paths import Tree, fold
 from sparsejax.regulariser import Regulariser
+from sparsejax.training.sharding import pinned, split, whole
 
 Array = jax.Array
 
@@ -87,12 +89,14 @@ class Recipe(NamedTuple):
     ema_decay: decay of an average of the params used for evaluation (bias-corrected); 0 for none.
     preprocess: raw images -> inputs.
     train_kwargs, eval_kwargs: passed to the model, such as {'train': True}.
-    loss: (float32 logits, targets of the batch) -> nats of each example. The targets are labels,
-      or whatever arrays a loss wants beside each image: a teacher's logits, say.
+    loss: (logits in float32 or wider, targets of the batch) -> nats of each example. The targets
+      are labels, or whatever arrays a loss wants beside each image: a teacher's logits, say.
     sequential: the examples are windows of `batch_size` texts read side by side, in the order of
       time: window step * batch_size + i is the step-th of text i. They are visited in that order,
       and a model that keeps its recurrent state in the collection 'carry' starts each epoch from
       zeros and hands the state on from window to window (truncated back-propagation).
+    mesh: devices over whose axis 'data' each batch is split, or None for one device. State and
+      data come placed on it; `batch_size` is that of all devices together.
   """
 
   model: nn.Module
@@ -107,6 +111,7 @@ class Recipe(NamedTuple):
   eval_kwargs: Mapping[str, Any] = {}
   loss: Callable[[Array, Any], Array] = cross_entropy
   sequential: bool = False
+  mesh: Mesh | None = None
 
 
 class TrainState(NamedTuple):
@@ -160,6 +165,7 @@ def train_step(recipe: Recipe, state: TrainState, images: Array,
   `targets` is what `recipe.loss` takes: the labels, or a tree of arrays with one entry per image.
   """
   chex.assert_equal_shape_prefix((images, *jax.tree.leaves(targets)), 1)
+  images, targets = split(recipe.mesh, (images, targets))
   key = jax.random.fold_in(state.key, state.step)
   rngs = {'noise': fold(key, 'layers'), 'dropout': fold(key, 'dropout')}
   inputs = recipe.preprocess(images)
@@ -168,7 +174,7 @@ def train_step(recipe: Recipe, state: TrainState, images: Array,
     variables = {'params': weights, **state.collections}
     logits, collections = apply(recipe.model, variables, inputs, rngs=rngs,
                                 mutable=list(state.collections), **recipe.train_kwargs)
-    terms = recipe.loss(logits.astype(jnp.float32), targets)
+    terms = recipe.loss(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), targets)
     return terms.mean(), core.unfreeze(collections)
 
   def penalty(params):
@@ -201,8 +207,9 @@ def train_step(recipe: Recipe, state: TrainState, images: Array,
   if average is not None:
     decay = recipe.ema_decay
     average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, params)
-  return TrainState(params, method_state, {**state.collections, **collections}, optimiser, average,
-                    state.step + 1, state.key), loss
+  after = TrainState(params, method_state, {**state.collections, **collections}, optimiser, average,
+                     state.step + 1, state.key)
+  return pinned(recipe.mesh, after, rows=(CARRY,)), loss
 
 
 def epoch_order(recipe: Recipe, state: TrainState, examples: int) -> Array:
@@ -257,7 +264,8 @@ def train_steps(recipe: Recipe, state: TrainState, images: Array, targets: Any,
 def _scan(recipe, state, images, targets, batches):
   def step(carry, batch):
     return train_step(recipe, carry, images[batch], jax.tree.map(lambda t: t[batch], targets))
-  return jax.lax.scan(step, state, batches)
+  # Else the order itself would be cut over the devices, and sent around.
+  return jax.lax.scan(step, state, whole(recipe.mesh, batches))
 
 
 def _restarted(collections: dict[str, Tree], restart: Any = True) -> dict[str, Tree]:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from sparsejax.apply import apply
 from sparsejax.training.fit import CARRY, Recipe
+from sparsejax.training.sharding import devices_of, multiple_of, split, whole
 
 Array = jax.Array
 
@@ -63,8 +64,8 @@ def jit_token_scores(recipe: Recipe, model: Any = None
                      ) -> Callable[[Mapping[str, Any], Array, Array], TokenScores]:
   """Returns the compiled (variables, windows, labels) -> scores, of `model` or the recipe's."""
   model = recipe.model if model is None else model
-  return jax.jit(lambda variables, windows, labels: token_scores_of(
-      recipe, model, variables, windows, labels))
+  return jax.jit(lambda variables, windows, labels: whole(recipe.mesh, token_scores_of(
+      recipe, model, variables, windows, labels)))
 
 
 def _side_by_side(recipe, model, variables, windows, labels):
@@ -79,7 +80,7 @@ def _side_by_side(recipe, model, variables, windows, labels):
     return logits, dict(changed)
 
   def step(carry, batch):
-    window, label = batch
+    window, label = split(recipe.mesh, batch)
     logits, carry = read(carry, window)
     return carry, scores_of_logits(logits, label)
 
@@ -95,13 +96,13 @@ def _one_by_one(recipe, model, variables, windows, labels):
     window, label = batch
     logits = apply(model, variables, recipe.preprocess(window), **recipe.eval_kwargs)
     return scores_of_logits(logits, label)
-  size = max(TOKENS_AT_ONCE // windows.shape[1], 1)
-  whole = windows.shape[0] // size * size
+  size = multiple_of(devices_of(recipe.mesh), TOKENS_AT_ONCE // windows.shape[1])
+  chunked = windows.shape[0] // size * size
   parts = []
-  if whole:
-    chunks = [array[:whole].reshape(-1, size, *array.shape[1:]) for array in (windows, labels)]
-    scores = jax.lax.map(score, tuple(chunks))
-    parts.append(jax.tree.map(lambda leaf: leaf.reshape(whole, *leaf.shape[2:]), scores))
-  if whole < windows.shape[0]:
-    parts.append(score((windows[whole:], labels[whole:])))
+  if chunked:
+    chunks = [array[:chunked].reshape(-1, size, *array.shape[1:]) for array in (windows, labels)]
+    scores = jax.lax.map(lambda batch: score(split(recipe.mesh, batch)), tuple(chunks))
+    parts.append(jax.tree.map(lambda leaf: leaf.reshape(chunked, *leaf.shape[2:]), scores))
+  if chunked < windows.shape[0]:
+    parts.append(score((windows[chunked:], labels[chunked:])))
   return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
