@@ -79,8 +79,9 @@ def stack(states: Sequence[TrainState]) -> TrainState:
 
 def member(states: TrainState, index: int | np.ndarray) -> TrainState:
   """Returns the state of one member, or the population of some, for an array of indices."""
-  picked = jax.tree.map(lambda leaf: leaf[index], states._replace(step=None, key=None))
-  return picked._replace(step=states.step, key=states.key[index] if states.key.ndim else states.key)
+  key = states.key[index] if states.key.ndim else states.key
+  own = [jax.tree.map(lambda leaf: leaf[index], tree) for tree in states[:-2]]
+  return TrainState._make([*own, states.step, key])
 
 
 def size(states: TrainState) -> int:
@@ -125,8 +126,8 @@ def train_epoch(build: Build, numbers: Any, states: TrainState, alive: Array, im
     for leaf in jax.tree.leaves(new.params):
       finite &= jnp.all(jnp.isfinite(leaf))
     kept = jax.tree.map(lambda after, before: jnp.where(finite & alive, after, before),
-                        new._replace(step=None, key=None), state._replace(step=None, key=None))
-    return kept._replace(step=new.step, key=new.key), nll, finite
+                        tuple(new[:-2]), tuple(state[:-2]))       # all but step and key
+    return TrainState._make([*kept, new.step, new.key]), nll, finite
 
   axes = member_axes(states)
   by_member = None if rows is None or rows.ndim == 1 else 0
@@ -215,14 +216,15 @@ def fitting(build: Build, numbers: Any, states: TrainState, images: Array, targe
             ) -> tuple[Fitting, Callable[..., Any]]:
   """Compiles the epoch of a population and says how many of its members fit into memory.
 
+  Args: as of `train_epoch`; forms (jax.ShapeDtypeStruct) will do for arrays.
+    bytes_free: what may be used; by default what `memory_free` says.
+
   Returns: (fitting, the compiled epoch of all members). The memory of fewer is taken to be in
     proportion, the data apart, which is there once.
-
-  Args:
-    bytes_free: what may be used; by default what `memory_free` says.
   """
   members = size(states)
-  arguments = (numbers, states, jnp.ones(members, bool), images, targets, rows)
+  alive = jax.ShapeDtypeStruct((members,), bool)
+  arguments = (numbers, states, alive, images, targets, rows)
   compiled = jit_epoch(build).lower(*arguments).compile()
   used, shared = _program_bytes(compiled, arguments), _bytes((images, targets))
   free = memory_free() if bytes_free is None else bytes_free

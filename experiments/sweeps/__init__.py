@@ -1,0 +1,1 @@
+"""Sweeps: what is varied, which members make one program, how they are run, and their front."""
