@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import uuid
 
@@ -12,7 +13,8 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> int:
   A reader at any moment, or a machine that stops in between, sees the former file or the new one.
 
   Returns: the number of bytes written.
-  Raises: ValueError if the folder does not exist, or if `path` is a folder.
+  Raises: ValueError if the folder does not exist, or if `path` is a folder; OSError, which names
+    `path`, if it cannot be written.
   """
   path = os.path.abspath(os.fspath(path))
   folder = os.path.dirname(path)
@@ -27,6 +29,10 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> int:
       file.flush()
       os.fsync(file.fileno())      # the bytes reach the disk before the name does
     os.replace(temporary, path)
+  except OSError as error:           # of a write it names no file, of the rest the temporary one
+    with contextlib.suppress(FileNotFoundError):
+      os.remove(temporary)
+    raise OSError(error.errno or errno.EIO, error.strerror or str(error), path) from error
   except BaseException:
     with contextlib.suppress(FileNotFoundError):
       os.remove(temporary)

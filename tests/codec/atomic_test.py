@@ -1,4 +1,5 @@
 """Atomic writing: the old file or the new one, and no litter."""
+import errno
 import os
 
 import pytest
@@ -26,6 +27,16 @@ def test_a_failed_write_keeps_the_old_file_and_no_litter(tmp_path, monkeypatch):
     atomic.write_atomically(path, b'new')
   assert path.read_bytes() == b'old'
   assert os.listdir(tmp_path) == ['a.bin']
+
+
+def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
+  def full(descriptor):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))      # as a write fails: without a name
+
+  monkeypatch.setattr(atomic.os, 'fsync', full)
+  with pytest.raises(OSError, match=r'No space left on device: .*a\.bin') as caught:
+    atomic.write_atomically(tmp_path / 'a.bin', b'new')
+  assert caught.value.errno == errno.ENOSPC and os.listdir(tmp_path) == []
 
 
 def test_a_bare_name_goes_to_the_current_folder(tmp_path, monkeypatch):
