@@ -71,6 +71,37 @@ def test_tensorboard_holds_the_same_numbers(tmp_path):
   assert values['weights'].histo.num == 6
 
 
+def test_going_on_tells_tensorboard_everything_anew(tmp_path):
+  write_rows(tmp_path, (1, 2, 3))
+  before = set((tmp_path / 'tensorboard').iterdir())
+  for old in before:
+    old.rename(old.with_name('events.out.tfevents.0.earlier'))   # a file is named by the second
+  write_rows(tmp_path, (3,), resume_after=2)
+  newest, = (path for path in (tmp_path / 'tensorboard').iterdir() if 'earlier' not in path.name)
+  events = list(records(newest.read_bytes()))
+  assert [(event.step, event.session_log.status) for event in events if event.HasField(
+      'session_log')] == [(1, event_pb2.SessionLog.START)]       # hides what came before
+  assert [(event.step, value.simple_value) for event in events for value in event.summary.value
+          if value.tag == 'loss'] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
+
+
+@pytest.mark.parametrize('method', ['write', 'flush'])
+def test_a_full_disk_names_the_file_and_does_not_wait_for_ever(tmp_path, monkeypatch, method):
+  log = MetricsLog(tmp_path)
+
+  def full(*arguments):
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(log._events, 'write_event' if method == 'write' else 'close', full)
+  with pytest.raises(OSError, match=r'No space left on device; free the disk.*tensorboard'):
+    for epoch in range(1, 100):                        # more than any queue holds
+      log.write(epoch, {'loss': 1.0})
+    log.close()
+  monkeypatch.undo()
+  log.close()
+  assert read_metrics(tmp_path / 'metrics.jsonl')[0] == {'epoch': 1, 'loss': 1.0}
+
+
 def records(data):
   """The events of a file: 8 bytes of length, 4 of checksum, the event, 4 of checksum."""
   while data:
