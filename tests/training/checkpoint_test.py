@@ -157,31 +157,91 @@ def test_a_damaged_checkpoint_never_passes_for_a_sound_one(saved, tmp_path, dama
   for number, name in enumerate(names):
     copy = tmp_path / str(number)
     shutil.copytree(folder, copy)
-    damage(copy / name)
-    if damage is pathlib.Path.unlink and name.name == 'about.json':
-      assert restore(copy, state)[0] == 1                 # it was never complete
-      continue
-    with pytest.raises(ValueError) as caught:
-      restore(copy, state)
-    message = str(caught.value)
-    assert f'checkpoint {copy / "2"} is ' in message and len(message) < 700
-    assert 'remove that folder to go on from the checkpoint before' in message
-    shutil.rmtree(copy / '2')
-    epoch, found = restore(copy, state)
+    damage(copy / '2' / name.relative_to('2'))
+    with pytest.warns(UserWarning) as caught:
+      epoch, found = restore(copy, state)
+    message = str(caught.pop().message)
+    assert message.startswith(f'checkpoint {copy / "2"} is damaged: {name.relative_to("2")}')
+    assert message.endswith(f'it is skipped, and {copy / "1"} used in its place')
     assert epoch == 1
     assert_bits_equal(found, state)
+    shutil.rmtree(copy / '1')
+    with pytest.raises(ValueError, match='none of the checkpoints can be used') as alone:
+      restore(copy, state)
+    assert f'{copy / "2"} is damaged' in str(alone.value) and len(str(alone.value)) < 700
 
 
-def test_a_checkpoint_that_was_cut_off_gives_way_to_the_one_before(saved, tmp_path):
-  _, before, state, folder = saved
-  copy = tmp_path / 'copy'
-  shutil.copytree(folder, copy)
-  (copy / '2' / 'about.json').unlink()
-  checkpoints = Checkpoints(copy)
-  assert checkpoints.latest_epoch() == 1
-  checkpoints.save(2, state)
-  checkpoints.close()
-  assert restore(copy, before)[0] == 2
+def killed_while_writing(checkpoints, number, state, moment):
+  """Saves up to the moment ('arrays', 'about.json' or 'rename') at which the process is killed."""
+  class Killed(BaseException):
+    pass
+
+  def kill(*arguments, **options):
+    raise Killed
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(shutil, 'rmtree', kill)             # nobody tidies up after a SIGKILL
+    if moment == 'arrays':
+      patch.setattr(checkpoints._orbax, 'save', kill)
+    elif moment == 'about.json':
+      patch.setattr(checkpoint, 'write_atomically', kill)
+    else:
+      patch.setattr(checkpoint.os, 'replace', kill)
+    with pytest.raises(Killed):
+      checkpoints.save(number, state)
+
+
+@pytest.mark.parametrize('moment', ['arrays', 'about.json', 'rename'])
+def test_a_save_that_was_cut_off_leaves_the_checkpoint_before(saved, tmp_path, moment):
+  _, before, state, _ = saved
+  checkpoints = Checkpoints(tmp_path)
+  checkpoints.save(1, state)
+  killed_while_writing(checkpoints, 2, state, moment)
+  again = Checkpoints(tmp_path)
+  assert again.numbers() == [1] and restore(tmp_path, before)[0] == 1
+  assert sorted(path.name for path in tmp_path.iterdir()) == ['.2.new', '1']   # none goes
+  again.save(2, state)
+  assert sorted(path.name for path in tmp_path.iterdir()) == ['1', '2']
+  assert restore(tmp_path, before)[0] == 2
+
+
+def test_removing_an_old_one_is_never_half_done(saved, tmp_path, monkeypatch):
+  checkpoints = Checkpoints(tmp_path, max_to_keep=1)
+  checkpoints.save(1, saved[2])
+  remove = shutil.rmtree
+
+  def killed(path, **options):
+    if path.name == '.1.old':
+      raise KeyboardInterrupt
+    remove(path, **options)
+
+  monkeypatch.setattr(shutil, 'rmtree', killed)
+  with pytest.raises(KeyboardInterrupt):
+    checkpoints.save(2, saved[2])
+  assert checkpoints.numbers() == [2]
+  monkeypatch.undo()
+  checkpoints.save(3, saved[2])
+  assert [path.name for path in tmp_path.iterdir()] == ['3']
+
+
+def test_a_save_removes_what_is_not_of_its_past(saved, tmp_path):
+  checkpoints = Checkpoints(tmp_path)
+  for number in (2, 4):
+    checkpoints.save(number, saved[2])
+  checkpoints.save(3, saved[2])
+  assert checkpoints.numbers() == [2, 3]
+  checkpoints.save(3, saved[1])                            # in place of the one that is there
+  assert_bits_equal(checkpoints.load(3, saved[1])[0], saved[1])
+
+
+def test_notes_come_back_with_the_state(saved, tmp_path):
+  checkpoints = Checkpoints(tmp_path)
+  losses = np.float32([0.1, 1e-40, 3]).tolist()
+  checkpoints.save(7, saved[2], {'losses': losses, 'seconds': 1.5})
+  state, notes = checkpoints.load(7, saved[1])
+  assert_bits_equal(state, saved[2])
+  assert notes == {'losses': losses, 'seconds': 1.5}
+  assert np.float32(notes['losses']).tolist() == losses
 
 
 def test_empty_arrays_come_back_empty(saved, tmp_path):
@@ -197,11 +257,10 @@ def test_a_full_disk_is_a_clear_error(saved, tmp_path, monkeypatch):
   def full(path, data):
     raise OSError(errno.ENOSPC, 'No space left on device')
 
+  checkpoints = Checkpoints(tmp_path)
+  checkpoints.save(1, saved[2])
   monkeypatch.setattr(checkpoint, 'write_atomically', full)
-  checkpoints = Checkpoints(tmp_path)
   with pytest.raises(OSError, match='cannot be written: .*No space left.*run the same command'):
-    checkpoints.save(1, saved[2])
-  checkpoints.close()
-  checkpoints = Checkpoints(tmp_path)
-  assert checkpoints.latest_epoch() is None
+    checkpoints.save(2, saved[2])
+  assert [path.name for path in tmp_path.iterdir()] == ['1']       # and no space is taken
   checkpoints.close()
