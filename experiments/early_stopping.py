@@ -7,8 +7,7 @@ found on held-out data; the test set is not touched.
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import ml_collections
 
@@ -28,11 +27,19 @@ def require_watched(config: ml_collections.ConfigDict, watched: str) -> None:
                      f'place of {config.evaluate_every}')
 
 
+def best_of(rows: Sequence[Mapping[str, float]]) -> tuple[float, int]:
+  """Returns (validation NLL, epoch) of the best epoch in the metrics, (inf, 0) without any."""
+  return min(((row[WATCHED], int(row['epoch'])) for row in rows if WATCHED in row),
+             default=(float('inf'), 0))
+
+
 class BestEpoch:
   """The state after the epoch with the lowest validation NLL so far, kept in `folder`.
 
+  The best before it is kept too: from there a run can reach the best again, should it be damaged.
+
   Args:
-    folder: of its checkpoint, made if missing.
+    folder: of its checkpoints.
     config: {'patience': epochs without a better one after which training ends}.
     rows: the metrics of the epochs already trained, of a run that goes on.
 
@@ -41,17 +48,21 @@ class BestEpoch:
   """
 
   def __init__(self, folder: pathlib.Path, config: ml_collections.ConfigDict,
-               rows: Sequence[dict[str, Any]] = ()):
+               rows: Sequence[Mapping[str, float]] = ()):
     require_names(config, ('patience',), 'config.early_stopping')
     if config.patience < 1:
       raise ValueError(f'config.early_stopping.patience={config.patience} must be at least 1 epoch')
     self._patience = config.patience
-    self._checkpoints = Checkpoints(folder, max_to_keep=1)
-    watched = [(row[WATCHED], int(row['epoch'])) for row in rows if WATCHED in row]
+    self.store = Checkpoints(folder, max_to_keep=2)
     self.nll: float
     self.epoch: int
-    self.nll, self.epoch = min(watched, default=(float('inf'), 0))
-    self.last = max((epoch for _, epoch in watched), default=0)
+    self.last: int
+    self.go_on_after(rows)
+
+  def go_on_after(self, rows: Sequence[Mapping[str, float]]) -> None:
+    """Takes note of the epochs already trained."""
+    self.nll, self.epoch = best_of(rows)
+    self.last = max((int(row['epoch']) for row in rows if WATCHED in row), default=0)
 
   @property
   def ended(self) -> bool:
@@ -61,17 +72,19 @@ class BestEpoch:
   def see(self, epoch: int, nll: float, state: TrainState) -> None:
     """Takes note of an epoch, and keeps its state if it is the best."""
     self.last = epoch
-    if nll >= self.nll:
-      return
-    self.nll, self.epoch = nll, epoch
-    if self._checkpoints.latest_epoch() != epoch:    # else a run that was cut off had kept it
-      self._checkpoints.save(epoch, state)
+    if nll < self.nll:
+      self.nll, self.epoch = nll, epoch
+      self.store.save(epoch, state)
 
   def restore(self, like: TrainState) -> tuple[TrainState, str]:
-    """Returns the state of the best epoch, and in words how it was found."""
-    epoch, state = self._checkpoints.restore(like)
-    return state, (f'epoch {epoch} of {self.last}, which has the lowest validation NLL, '
+    """Returns the state of the best epoch, and in words how it was found.
+
+    Raises:
+      DamagedCheckpoint: if it is damaged; going on repeats the epochs from one before it.
+    """
+    state, _ = self.store.load(self.epoch, like)
+    return state, (f'epoch {self.epoch} of {self.last}, which has the lowest validation NLL, '
                    f'{self.nll:.4f} nats')
 
   def close(self) -> None:
-    self._checkpoints.close()
+    self.store.close()

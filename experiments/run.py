@@ -17,10 +17,12 @@ from experiments import build, workdir
 from experiments.choose import choose, require_number
 from experiments.data import Data, load
 from experiments.early_stopping import require_watched
-from experiments.epochs import train
+from experiments.epochs import SAVE_MINUTES, train
+from experiments.lock import held
 from experiments.model_file import facts_of, with_packed, write_model
 from experiments.report.report import REPORT_FILE, write_report
 from experiments.scores import read_test_set, validation_error_percent
+from experiments.stopping import StopSignals
 from sparsejax import codec, ledger
 from sparsejax.compaction.compact import compact
 from sparsejax.packing import pack
@@ -39,31 +41,46 @@ TIMED_IMAGES, TIMED_LOGITS = 1000, 2 ** 25
 
 
 def run(config: ml_collections.ConfigDict, folder: str | pathlib.Path, config_name: str,
-        console: Console | None = None) -> dict[str, Any]:
+        console: Console | None = None, stop: StopSignals | None = None,
+        save_minutes: float = SAVE_MINUTES) -> dict[str, Any]:
   """Trains, deploys, compacts and measures one network; returns its ledger.
 
   The folder then holds config.json, metrics.jsonl, TensorBoard events, checkpoints, the network's
   files, test_logits.npz, plots, report.md and ledger.json. The same call goes on where an
-  interrupted one stopped, and only prints where one has ended.
+  interrupted one stopped, and only prints where one has ended: that only reads.
+
+  Args:
+    stop, save_minutes: as for `epochs.train`.
 
   Raises:
-    ValueError: for a config that does not hold together, or a folder of another config.
+    ValueError: for a config that does not hold together, or a folder of another config or in use.
     NonFiniteLoss: if training diverges; the state before that epoch is the last checkpoint.
+    Stopped: if `stop` was asked to.
   """
   console = console or Console()
+  folder = pathlib.Path(folder)
   build.require_whole(config)
-  folder = workdir.check(folder, config)
-  if (folder / LEDGER_FILE).exists():
-    sheet = ledger.read(folder / LEDGER_FILE)
-    if not (folder / REPORT_FILE).exists():     # the run was cut off between the two
+  workdir.check_config(folder, config)
+  if (folder / LEDGER_FILE).exists() and (folder / REPORT_FILE).exists():
+    return _show_finished(folder, console)
+  workdir.check(folder, config)
+  with held(folder, console.print):
+    workdir.check_config(folder, config)          # that of who held the folder until now
+    if (folder / LEDGER_FILE).exists():           # the run was cut off between this and the report
       write_report(folder)
-    console.print(ledger.table(sheet), f'This run had ended; its files are in {folder}', sep='\n')
-    return sheet
-  data, recipe, state = begin(config)
-  # Not before here: a mistake in the config must not make the folder that of the mistake.
-  workdir.claim(folder, config)
-  state, seconds, selected_by = train(config, recipe, state, data, folder, console)
-  return finish(config, config_name, recipe, state, data, folder, seconds, selected_by, console)
+      return _show_finished(folder, console)
+    data, recipe, state = begin(config)
+    # Not before here: a mistake in the config must not make the folder that of the mistake.
+    workdir.claim(folder, config)
+    state, seconds, selected_by = train(config, recipe, state, data, folder, console, stop,
+                                        save_minutes)
+    return finish(config, config_name, recipe, state, data, folder, seconds, selected_by, console)
+
+
+def _show_finished(folder: pathlib.Path, console: Console) -> dict[str, Any]:
+  sheet = ledger.read(folder / LEDGER_FILE)
+  console.print(ledger.table(sheet), f'This run had ended; its files are in {folder}', sep='\n')
+  return sheet
 
 
 def begin(config: ml_collections.ConfigDict) -> tuple[Data, Recipe, TrainState]:

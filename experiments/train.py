@@ -5,6 +5,9 @@
 Any field can be overridden: --config.regulariser.hidden.strength=0.3; a variant of a config is
 named after a colon: --config=.../lenet_300_100.py:smoke. The same command in the same workdir
 resumes. --list names all configs and variants; --dry_run says what a run would be, and stops.
+
+Exit codes: 0 at the end, 1 after an error; 143 and 130 where SIGTERM or SIGINT stopped the run,
+which then keeps its state within seconds, inside an epoch too, and can be resumed.
 """
 
 import os
@@ -14,6 +17,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from experiments import command_line
+from experiments.stopping import Stopped, StopSignals
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file, see experiments/configs.',
                                           lock_config=True)
@@ -21,6 +25,8 @@ _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; resumes if i
 _LIST = flags.DEFINE_boolean('list', False, 'Name the papers, their configs and variants; stop.')
 _DRY_RUN = flags.DEFINE_boolean('dry_run', False, 'Print the config, the rules and the leaves each '
                                 'owns, sizes, and estimates of memory and time; train nothing.')
+_SAVE_MINUTES = flags.DEFINE_float('save_minutes', 10.0, 'A run keeps its state after so many '
+                                   'minutes at the latest.', lower_bound=0.0)
 
 
 def main(arguments: list[str]) -> None:
@@ -38,11 +44,16 @@ def main(arguments: list[str]) -> None:
 
   logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every checkpoint
   name = os.path.relpath(config_flags.get_config_filename(flags.FLAGS['config']))
+  stop = StopSignals()
   try:
-    if _DRY_RUN.value:
-      dry_run.dry_run(_CONFIG.value, Console())
-    else:
-      run.run(_CONFIG.value, _WORKDIR.value, name)
+    with stop.listening():
+      if _DRY_RUN.value:
+        dry_run.dry_run(_CONFIG.value, Console())
+      else:
+        run.run(_CONFIG.value, _WORKDIR.value, name, stop=stop, save_minutes=_SAVE_MINUTES.value)
+  except Stopped as stopped:
+    print(stopped, file=sys.stderr)
+    sys.exit(stopped.exit_code)
   except (ValueError, OSError, NonFiniteLoss) as error:
     print(f'error: {error}', file=sys.stderr)
     sys.exit(1)

@@ -9,6 +9,7 @@ import pytest
 from experiments import run, workdir
 from experiments.early_stopping import BestEpoch
 from sparsejax import ledger
+from sparsejax.training.checkpoint import DamagedCheckpoint
 from sparsejax.training.fit import TrainState
 from sparsejax.training.metrics import read_metrics
 from tests.experiments import run_test
@@ -48,14 +49,22 @@ def test_a_run_that_goes_on_knows_what_it_saw(tmp_path):
   again.close()
 
 
-def test_an_epoch_that_is_repeated_after_a_crash_is_not_written_twice(tmp_path):
+def test_the_best_before_the_best_is_kept(tmp_path):
   best = BestEpoch(tmp_path, patience(3))
-  best.see(1, 1.0, state(1))
+  for epoch, nll in enumerate((4.0, 3.0, 9.0, 2.0), 1):
+    best.see(epoch, nll, state(epoch))
+  assert best.store.numbers() == [2, 4]
+  best.store.close()
+
+
+def test_a_damaged_best_epoch_is_no_other_epoch(tmp_path):
+  best = BestEpoch(tmp_path, patience(3))
+  best.see(1, 2.0, state(1))
+  best.see(2, 1.0, state(2))
+  (tmp_path / '2' / 'about.json').write_text('{')
+  with pytest.raises(DamagedCheckpoint, match='/2 is damaged'):
+    best.restore(state(0))
   best.close()
-  again = BestEpoch(tmp_path, patience(3))             # the metrics of epoch 1 were lost
-  again.see(1, 1.0, state(1))
-  assert float(again.restore(state(0))[0].params['w']) == 1
-  again.close()
 
 
 def test_patience_must_be_positive(tmp_path):

@@ -20,9 +20,9 @@ from sparsejax.training.checkpoint import Checkpoints, named_leaves
 from sparsejax.training.loop import NonFiniteLoss
 from sparsejax.training.metrics import read_metrics
 
-FILES = {'config.json', 'metrics.jsonl', 'tensorboard', 'checkpoints', 'parameters.safetensors',
-         'deployed.safetensors', 'model.safetensors', 'model.sjx', 'test_logits.npz', 'ledger.json',
-         'plots', 'report.md'}
+FILES = {'config.json', 'version.json', 'metrics.jsonl', 'tensorboard', 'checkpoints',
+         'parameters.safetensors', 'deployed.safetensors', 'model.safetensors', 'model.sjx',
+         'test_logits.npz', 'ledger.json', 'plots', 'report.md'}
 
 
 def small_config(**changes):

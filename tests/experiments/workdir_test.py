@@ -8,6 +8,7 @@ import tempfile
 import ml_collections
 import pytest
 
+import sparsejax
 from experiments import workdir
 
 
@@ -27,7 +28,7 @@ def test_a_new_folder_is_made_and_the_config_kept(tmp_path):
   stored = json.loads((folder / 'config.json').read_text())
   assert stored == {'seed': 0, 'rate': 0.1, 'model': {'name': 'mlp', 'widths': [3, 2]}}
   assert workdir.check(folder, config()) == folder
-  assert [path.name for path in folder.iterdir()] == ['config.json']
+  assert sorted(path.name for path in folder.iterdir()) == ['config.json', 'version.json']
 
 
 def test_checking_alone_claims_nothing(tmp_path):
@@ -48,6 +49,37 @@ def test_another_config_is_refused_and_the_difference_shown(tmp_path):
 def test_a_field_that_went_and_one_that_is_none_are_told_apart():
   assert workdir.difference({'a': None, 'b': 1}, {'b': 1}) == '  a: None -> absent'
   assert workdir.difference({'a': 1}, {'a': 1}) == ''
+
+
+@pytest.mark.parametrize('changes, tells', [({'new_field': 1}, '  new_field: absent -> 1'),
+                                            ({}, 'The config is the same')])
+def test_a_folder_of_a_newer_version_is_refused_and_both_are_named(tmp_path, monkeypatch, changes,
+                                                                   tells):
+  monkeypatch.setattr(sparsejax, '__version__', '0.10.0')
+  folder = claimed(tmp_path)
+  monkeypatch.setattr(sparsejax, '__version__', '0.9.1')
+  with pytest.raises(ValueError, match=r'sparsejax 0\.10\.0, which is newer than this sparsejax, '
+                                       r'0\.9\.1; install that version') as caught:
+    workdir.check(folder, config(**changes))
+  assert tells in str(caught.value)
+  monkeypatch.setattr(sparsejax, '__version__', '0.10.0')
+  assert workdir.check(folder, config()) == folder
+  monkeypatch.setattr(sparsejax, '__version__', '0.11.0')
+  assert workdir.check(folder, config()) == folder
+
+
+def test_a_folder_without_a_version_is_older(tmp_path):
+  folder = claimed(tmp_path)
+  (folder / 'version.json').unlink()
+  assert workdir.check(folder, config()) == folder
+
+
+@pytest.mark.parametrize('damage', ['{', '{"sparsejax": "new"}', '{"sparsejax": 3}', '[]'])
+def test_a_damaged_version_is_a_clear_error(tmp_path, damage):
+  folder = claimed(tmp_path)
+  (folder / 'version.json').write_text(damage)
+  with pytest.raises(ValueError, match=r'version\.json is damaged: .*choose another --workdir'):
+    workdir.check(folder, config())
 
 
 @pytest.mark.parametrize('damage', [b'{"seed": 0', b'', b'\xff\xfe{}', b'[]', b'3'])

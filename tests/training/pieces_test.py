@@ -10,7 +10,7 @@ from tests.training import sequential_test
 
 
 class Watch:
-  """A clock that goes on by a minute whenever it is read, so that every piece is as short as can be."""
+  """A clock that goes on by a minute whenever it is read, so that pieces are as short as can be."""
 
   def __init__(self):
     self.now = 0.0
@@ -67,7 +67,8 @@ def test_a_recurrent_state_is_handed_on_from_piece_to_piece(single_steps):
   state, _ = fit.jit_epoch(recipe)(sequential_test.started(recipe, text), *text)
   wanted, losses = fit.jit_epoch(recipe)(state, *text)
   middle = []
-  found, seen = pieces.Pieces(recipe, lambda *args: middle.append(args), clock=Watch())(state, *text)
+  run = pieces.Pieces(recipe, lambda *args: middle.append(args), clock=Watch())
+  found, seen = run(state, *text)
   assert_bits_equal(found, wanted)
   np.testing.assert_array_equal(seen, losses)
   assert len(middle) == sequential_test.STEPS - 1

@@ -1,0 +1,79 @@
+"""Being asked to stop: SIGTERM of a scheduler, SIGINT of a keyboard.
+
+While a run trains, the question waits for the next point at which its state can be kept, within
+seconds; at any other time it stops the run at once, since every file is written atomically.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any, NoReturn
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopped(Exception):
+  """The run was asked to stop, and has.
+
+  Attributes:
+    exit_code: 128 + number of the signal, as shells have it: 143 for SIGTERM, 130 for SIGINT.
+  """
+
+  def __init__(self, number: int, kept: str):
+    super().__init__(f'stopped by {signal.Signals(number).name}; {kept}. The same command goes on '
+                     'from there')
+    self.exit_code = 128 + number
+
+
+class StopSignals:
+  """What has been asked since `listening` began. Elsewhere, and in threads, nobody asks."""
+
+  def __init__(self) -> None:
+    self._before: dict[int, Any] = {}
+    self._asked: int | None = None
+    self._patient = False
+
+  @contextlib.contextmanager
+  def listening(self) -> Iterator[None]:
+    """Takes the signals, and gives them back; a second one of a kind has its usual effect."""
+    if threading.current_thread() is not threading.main_thread():
+      yield                                   # only the main thread is sent signals
+      return
+    self._before = {number: signal.signal(number, self._ask) for number in SIGNALS}
+    try:
+      yield
+    finally:
+      for number, handler in self._before.items():
+        signal.signal(number, handler)
+
+  @contextlib.contextmanager
+  def waiting(self) -> Iterator[None]:
+    """Within, signals wait to be asked for; one that nobody asked for stops the run at the end."""
+    self._patient = True
+    try:
+      yield
+    finally:
+      self._patient = False
+    if self.asked:
+      self.stop('what was finished before is kept')
+
+  @property
+  def asked(self) -> bool:
+    """True once a signal waits."""
+    return self._asked is not None
+
+  def stop(self, kept: str) -> NoReturn:
+    """Raises Stopped for the signal that waits; `kept` says what was kept."""
+    assert self._asked is not None
+    raise Stopped(self._asked, kept)
+
+  def _ask(self, number: int, frame: FrameType | None) -> None:
+    del frame
+    signal.signal(number, self._before[number])
+    if not self._patient:
+      raise Stopped(number, 'what was finished before is kept')
+    self._asked = number
