@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import ml_collections
 
@@ -42,18 +43,19 @@ class BestEpoch:
     folder: of its checkpoints.
     config: {'patience': epochs without a better one after which training ends}.
     rows: the metrics of the epochs already trained, of a run that goes on.
+    store: what keeps the checkpoints.
 
   Raises:
     ValueError: for a patience below 1, or another field.
   """
 
   def __init__(self, folder: pathlib.Path, config: ml_collections.ConfigDict,
-               rows: Sequence[Mapping[str, float]] = ()):
+               rows: Sequence[Mapping[str, float]] = (), store: Any = Checkpoints):
     require_names(config, ('patience',), 'config.early_stopping')
     if config.patience < 1:
       raise ValueError(f'config.early_stopping.patience={config.patience} must be at least 1 epoch')
     self._patience = config.patience
-    self.store = Checkpoints(folder, max_to_keep=2)
+    self.store = store(folder, max_to_keep=2)
     self.nll: float
     self.epoch: int
     self.last: int

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import pathlib
 import time
+from collections.abc import Callable
 
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from rich.console import Console
 
 from experiments.data import Data
+from experiments.mesh import ONE, Devices
 from experiments.progress import Progress
 from experiments.resume import Point, Stores, resume_point, stores
+from experiments.silent import NoCheckpoints, NoLog
 from experiments.stopping import StopSignals
+from sparsejax.training.checkpoint import Checkpoints
 from sparsejax.training.evaluate import host_numbers, jit_summary
 from sparsejax.training.fit import Recipe, TrainState
 from sparsejax.training.loop import NonFiniteLoss, run_epochs
@@ -25,7 +28,8 @@ SAVE_MINUTES = 10.0
 
 def train(config: ml_collections.ConfigDict, recipe: Recipe, state: TrainState, data: Data,
           folder: pathlib.Path, console: Console, stop: StopSignals | None = None,
-          save_minutes: float = SAVE_MINUTES) -> tuple[TrainState, float, str]:
+          save_minutes: float = SAVE_MINUTES,
+          devices: Devices = ONE) -> tuple[TrainState, float, str]:
   """Trains from `state`, or the newest one kept; returns (state, seconds, which epoch it is).
 
   The state is that after config.epochs epochs or, with config.early_stopping, the best on the
@@ -34,22 +38,27 @@ def train(config: ml_collections.ConfigDict, recipe: Recipe, state: TrainState, 
   Args:
     stop: what may ask the run to stop; within seconds it keeps its state and raises Stopped.
     save_minutes: the state is kept after so many minutes at the latest, inside an epoch too.
+    devices: those of the recipe's mesh. The state is given and returned on one device; of several
+      processes the first alone keeps anything, and is returned the best epoch.
   """
   stop = stop or StopSignals()
 
   def warn(message: str) -> None:
     console.print(f'warning: {message}', style='yellow', soft_wrap=True)
 
-  kept = stores(folder, config.get('early_stopping'))
+  kept = stores(folder, config.get('early_stopping'),
+                Checkpoints if devices.first else NoCheckpoints)
   try:
     with stop.waiting():
       steps = len(data.images) // recipe.batch_size
-      point = resume_point(folder, kept, state, steps, warn)
+      point = _agreed(devices, lambda: resume_point(folder, kept, state, steps, warn), state)
       if point.epochs or len(point.losses):
         inside = f' and {len(point.losses)} of {steps} steps' if len(point.losses) else ''
         console.print(f'Going on after epoch {point.epochs}{inside}, from {folder}')
-      state, total = _epochs(config, recipe, data, folder, console, stop, save_minutes, kept, point)
-    if kept.best is None:
+      state, total = _epochs(config, recipe, data, folder, console, stop, save_minutes, kept,
+                             point, devices)
+      stop.ask(*devices.largest(stop.number))
+    if kept.best is None or not devices.first:
       return state, total, 'the last epoch; nothing was chosen'
     state, selected_by = kept.best.restore(state)
     return state, total, selected_by
@@ -57,38 +66,61 @@ def train(config: ml_collections.ConfigDict, recipe: Recipe, state: TrainState, 
     kept.close()
 
 
+def _agreed(devices: Devices, find: Callable[[], Point], start: TrainState) -> Point:
+  """Returns the point that the first process finds, in every process."""
+  if devices.processes == 1:
+    return find()
+  state = start
+
+  def told():
+    nonlocal state
+    point = find()
+    state = point.state
+    return point.epochs, point.losses.tolist(), point.seconds, point.rows
+  epochs, losses, seconds, rows = devices.agree(told)
+  return Point(epochs, devices.agree_state(state), np.asarray(losses, np.float32), seconds, rows)
+
+
 def _epochs(config: ml_collections.ConfigDict, recipe: Recipe, data: Data, folder: pathlib.Path,
             console: Console, stop: StopSignals, save_minutes: float, kept: Stores,
-            point: Point) -> tuple[TrainState, float]:
+            point: Point, devices: Devices) -> tuple[TrainState, float]:
   """Trains from `point` to the end; returns the last state and the seconds of all epochs."""
-  state, best = point.state, kept.best
+  state, best = devices.place_state(point.state), kept.best
   if best is not None:
     best.go_on_after(point.rows)
   last_epoch = point.epochs if best is not None and best.ended else config.epochs
-  images, labels = jnp.asarray(data.images), jnp.asarray(data.labels)
-  watched = jnp.asarray(data.watched_images), jnp.asarray(data.watched_labels)
+  images, labels = devices.place(data.images), devices.place(data.labels)
+  watched = devices.place(data.watched_images), devices.place(data.watched_labels)
   steps = len(data.images) // recipe.batch_size
   summary = jit_summary(recipe)
   total = sum(row['seconds'] for row in point.rows)
   now = time.perf_counter()
   current, clock, saved = point.epochs + 1, now - point.seconds, now
-  log = MetricsLog(folder, resume_after=point.epochs)
+  log = MetricsLog(folder, resume_after=point.epochs) if devices.first else NoLog()
+
+  def asked_or_due() -> tuple[bool, bool]:
+    """Whether the run is to stop, and whether to keep its state: the same in all processes."""
+    overdue = time.perf_counter() - saved >= 60 * save_minutes
+    number, due = devices.largest(stop.number, overdue)
+    stop.ask(number)
+    return number != 0, number != 0 or bool(due)
 
   def look(inside: TrainState, losses: np.ndarray) -> None:
     """Keeps the state inside an epoch if it is time to, or the run is to stop."""
     nonlocal saved
-    now = time.perf_counter()
-    if not stop.asked and now - saved < 60 * save_minutes:
+    asked, due = asked_or_due()
+    if not due:
       return
     log.sync()
-    kept.inside.save((current - 1) * steps + len(losses), inside,
-                     {'losses': losses.tolist(), 'seconds': now - clock})
+    kept.inside.save((current - 1) * steps + len(losses), devices.gather_state(inside),
+                     {'losses': losses.tolist(), 'seconds': time.perf_counter() - clock})
     saved = time.perf_counter()
-    if stop.asked:
+    if asked:
       stop.stop(f'the state after {len(losses)} of {steps} steps of epoch {current} is kept in '
                 f'{kept.inside.folder}')
 
-  pieces = Pieces(recipe, look, point.losses)
+  pieces = Pieces(recipe, look, point.losses,
+                  agree=lambda count: devices.largest(min(count, steps))[0])
   try:
     with Progress(console, point.epochs, config.epochs) as progress:
       for epoch in run_epochs(recipe, state, images, labels, first=current, last=last_epoch,
@@ -105,24 +137,25 @@ def _epochs(config: ml_collections.ConfigDict, recipe: Recipe, data: Data, folde
         log.write(epoch.number, numbers)
         progress.show(epoch.number, numbers)
         if best is not None:
-          best.see(epoch.number, numbers['validation_nll_nats'], state)
+          best.see(epoch.number, numbers['validation_nll_nats'], devices.gather_state(state))
           last = last or best.ended
-        if (last or stop.asked or epoch.number % config.checkpoint_every == 0
-            or now - saved >= 60 * save_minutes):
+        asked, due = asked_or_due()
+        if last or due or epoch.number % config.checkpoint_every == 0:
           log.sync()
-          kept.whole.save(epoch.number, state)
+          kept.whole.save(epoch.number, devices.gather_state(state))
           saved = time.perf_counter()
-        if stop.asked:
+        if asked:
           stop.stop(f'the state after epoch {epoch.number} of {config.epochs} is kept in '
                     f'{kept.whole.folder}')
         if last:
           break
-    return state, total
+    return devices.gather_state(state), total
   except NonFiniteLoss as error:
+    last_good = devices.gather_state(error.last_good)
     # A run that began inside this epoch has kept that state already.
     began_inside = len(point.losses) and error.epoch == point.epochs + 1
     if not began_inside and kept.whole.latest_epoch() != error.epoch - 1:
-      kept.whole.save(error.epoch - 1, error.last_good)
+      kept.whole.save(error.epoch - 1, last_good)
     raise
   finally:
     log.close()

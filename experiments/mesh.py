@@ -85,6 +85,17 @@ class Devices(NamedTuple):
       raise kind(f'process 0: {message["error"]}')
     return message['result']
 
+  def in_turn(self, work: Callable[[], T]) -> T:
+    """Returns this process's own `work()`; the others begin once process 0 has ended.
+
+    So what process 0 downloads is there for the others of its machine. Its errors are theirs.
+    """
+    if self.processes == 1:
+      return work()
+    done: list[T] = []
+    self.agree(lambda: done.append(work()))
+    return done[0] if self.first else work()
+
   def agree_state(self, state: TrainState) -> TrainState:
     """Returns the state of process 0, for one device, in every process.
 

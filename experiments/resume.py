@@ -51,11 +51,15 @@ class Point(NamedTuple):
   rows: list[dict[str, float]]
 
 
-def stores(folder: pathlib.Path, early_stopping: Any) -> Stores:
-  """Returns the stores of a run's folder; `early_stopping` is that of its config, or None."""
-  best = BestEpoch(folder / BEST_FOLDER, early_stopping) if early_stopping else None
-  return Stores(Checkpoints(folder / CHECKPOINTS_FOLDER),
-                Checkpoints(folder / INSIDE_FOLDER, max_to_keep=1), best)
+def stores(folder: pathlib.Path, early_stopping: Any, store: Any = Checkpoints) -> Stores:
+  """Returns the stores of a run's folder.
+
+  Args:
+    early_stopping: that of its config, or None. store: what keeps the checkpoints.
+  """
+  best = BestEpoch(folder / BEST_FOLDER, early_stopping, store=store) if early_stopping else None
+  return Stores(store(folder / CHECKPOINTS_FOLDER), store(folder / INSIDE_FOLDER, max_to_keep=1),
+                best)
 
 
 def resume_point(folder: pathlib.Path, kept: Stores, start: TrainState, steps: int,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import pathlib
 from typing import Any
@@ -19,6 +20,7 @@ from experiments.data import Data, load
 from experiments.early_stopping import require_watched
 from experiments.epochs import SAVE_MINUTES, train
 from experiments.lock import held
+from experiments.mesh import ONE, Devices
 from experiments.model_file import facts_of, with_packed, write_model
 from experiments.report.report import REPORT_FILE, write_report
 from experiments.scores import read_test_set, validation_error_percent
@@ -42,7 +44,7 @@ TIMED_IMAGES, TIMED_LOGITS = 1000, 2 ** 25
 
 def run(config: ml_collections.ConfigDict, folder: str | pathlib.Path, config_name: str,
         console: Console | None = None, stop: StopSignals | None = None,
-        save_minutes: float = SAVE_MINUTES) -> dict[str, Any]:
+        save_minutes: float = SAVE_MINUTES, devices: Devices = ONE) -> dict[str, Any]:
   """Trains, deploys, compacts and measures one network; returns its ledger.
 
   The folder then holds config.json, metrics.jsonl, TensorBoard events, checkpoints, the network's
@@ -51,30 +53,45 @@ def run(config: ml_collections.ConfigDict, folder: str | pathlib.Path, config_na
 
   Args:
     stop, save_minutes: as for `epochs.train`.
+    devices: to train on. Of several processes the first alone sees the folder; it deploys and
+      measures the network on its first device while the others wait.
 
   Raises:
     ValueError: for a config that does not hold together, or a folder of another config or in use.
     NonFiniteLoss: if training diverges; the state before that epoch is the last checkpoint.
     Stopped: if `stop` was asked to.
   """
-  console = console or Console()
+  console = console or devices.console()
   folder = pathlib.Path(folder)
   build.require_whole(config)
+  devices.require_same({'config': workdir.config_text(config)})
+  with contextlib.ExitStack() as stack:
+    sheet = devices.agree(lambda: _take(config, folder, console, stack))
+    if sheet is not None:
+      return sheet
+    data, recipe, state = devices.in_turn(lambda: begin(config))
+    devices.require_same({'data set': data.dataset.hash})
+    # Not before here: a mistake in the config must not make the folder that of the mistake.
+    devices.agree(lambda: workdir.claim(folder, config))
+    state, seconds, selected_by = train(config, recipe._replace(mesh=devices.mesh), state, data,
+                                        folder, console, stop, save_minutes, devices)
+    return devices.agree(lambda: finish(config, config_name, recipe, state, data, folder, seconds,
+                                        selected_by, console))
+
+
+def _take(config: ml_collections.ConfigDict, folder: pathlib.Path, console: Console,
+          stack: contextlib.ExitStack) -> dict[str, Any] | None:
+  """Takes the folder for this run until `stack` ends, or returns the ledger of one that ended."""
   workdir.check_config(folder, config)
   if (folder / LEDGER_FILE).exists() and (folder / REPORT_FILE).exists():
     return _show_finished(folder, console)
   workdir.check(folder, config)
-  with held(folder, console.print):
-    workdir.check_config(folder, config)          # that of who held the folder until now
-    if (folder / LEDGER_FILE).exists():           # the run was cut off between this and the report
-      write_report(folder)
-      return _show_finished(folder, console)
-    data, recipe, state = begin(config)
-    # Not before here: a mistake in the config must not make the folder that of the mistake.
-    workdir.claim(folder, config)
-    state, seconds, selected_by = train(config, recipe, state, data, folder, console, stop,
-                                        save_minutes)
-    return finish(config, config_name, recipe, state, data, folder, seconds, selected_by, console)
+  stack.enter_context(held(folder, console.print))
+  workdir.check_config(folder, config)          # that of who held the folder until now
+  if not (folder / LEDGER_FILE).exists():
+    return None
+  write_report(folder)                          # the run was cut off between this and the ledger
+  return _show_finished(folder, console)
 
 
 def _show_finished(folder: pathlib.Path, console: Console) -> dict[str, Any]:

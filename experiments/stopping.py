@@ -14,10 +14,11 @@ from types import FrameType
 from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+KEPT_BEFORE = 'what was finished before is kept'
 
 
-class Stopped(Exception):
-  """The run was asked to stop, and has.
+class Stopped(BaseException):
+  """The run was asked to stop, and has: no error, and none who handle errors shall keep it.
 
   Attributes:
     exit_code: 128 + number of the signal, as shells have it: 143 for SIGTERM, 130 for SIGINT.
@@ -53,18 +54,29 @@ class StopSignals:
   @contextlib.contextmanager
   def waiting(self) -> Iterator[None]:
     """Within, signals wait to be asked for; one that nobody asked for stops the run at the end."""
+    if self.asked:                      # where Stopped was raised, somebody has swallowed it
+      self.stop(KEPT_BEFORE)
     self._patient = True
     try:
       yield
     finally:
       self._patient = False
     if self.asked:
-      self.stop('what was finished before is kept')
+      self.stop(KEPT_BEFORE)
 
   @property
   def asked(self) -> bool:
     """True once a signal waits."""
     return self._asked is not None
+
+  @property
+  def number(self) -> int:
+    """The signal that waits, or 0."""
+    return self._asked or 0
+
+  def ask(self, number: int) -> None:
+    """Takes note of a signal that another process was sent; 0 for none."""
+    self._asked = number or self._asked
 
   def stop(self, kept: str) -> NoReturn:
     """Raises Stopped for the signal that waits; `kept` says what was kept."""
@@ -74,6 +86,6 @@ class StopSignals:
   def _ask(self, number: int, frame: FrameType | None) -> None:
     del frame
     signal.signal(number, self._before[number])
-    if not self._patient:
-      raise Stopped(number, 'what was finished before is kept')
     self._asked = number
+    if not self._patient:
+      raise Stopped(number, KEPT_BEFORE)

@@ -6,6 +6,10 @@ Any field can be overridden: --config.regulariser.hidden.strength=0.3; a variant
 named after a colon: --config=.../lenet_300_100.py:smoke. The same command in the same workdir
 resumes. --list names all configs and variants; --dry_run says what a run would be, and stops.
 
+Several devices share each batch: --mesh=data:2, in one process, or in several that are started with
+the same flags and --coordinator=localhost:45671 --num_processes=2 --process_id=0 (or 1; or in the
+environment: JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID).
+
 Exit codes: 0 at the end, 1 after an error; 143 and 130 where SIGTERM or SIGINT stopped the run,
 which then keeps its state within seconds, inside an epoch too, and can be resumed.
 """
@@ -27,6 +31,12 @@ _DRY_RUN = flags.DEFINE_boolean('dry_run', False, 'Print the config, the rules a
                                 'owns, sizes, and estimates of memory and time; train nothing.')
 _SAVE_MINUTES = flags.DEFINE_float('save_minutes', 10.0, 'A run keeps its state after so many '
                                    'minutes at the latest.', lower_bound=0.0)
+_MESH = flags.DEFINE_string('mesh', None, 'Devices to share each batch, such as data:2.')
+_COORDINATOR = flags.DEFINE_string('coordinator', None, 'host:port of process 0, of several that '
+                                   'train together.')
+_NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'How many they are.', lower_bound=1)
+_PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Which of them this is, from 0.',
+                                   lower_bound=0)
 
 
 def main(arguments: list[str]) -> None:
@@ -39,7 +49,7 @@ def main(arguments: list[str]) -> None:
     listing.show(Console())
     return
   command_line.require('config', 'workdir' if not _DRY_RUN.value else None)
-  from experiments import dry_run, run
+  from experiments import build, dry_run, mesh, processes, run
   from sparsejax.training.loop import NonFiniteLoss
 
   logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every checkpoint
@@ -50,13 +60,16 @@ def main(arguments: list[str]) -> None:
       if _DRY_RUN.value:
         dry_run.dry_run(_CONFIG.value, Console())
       else:
-        run.run(_CONFIG.value, _WORKDIR.value, name, stop=stop, save_minutes=_SAVE_MINUTES.value)
+        build.require_whole(_CONFIG.value)
+        processes.connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+        run.run(_CONFIG.value, _WORKDIR.value, name, stop=stop, save_minutes=_SAVE_MINUTES.value,
+                devices=mesh.open_devices(_MESH.value, _CONFIG.value.batch_size))
   except Stopped as stopped:
     print(stopped, file=sys.stderr)
-    sys.exit(stopped.exit_code)
+    processes.leave(stopped.exit_code)
   except (ValueError, OSError, NonFiniteLoss) as error:
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(1)
+    print(f'error: {processes.explained(error)}', file=sys.stderr)
+    processes.leave(1)
 
 
 if __name__ == '__main__':

@@ -17,6 +17,7 @@ import numpy as np
 
 from sparsejax.training.fit import CARRY, Recipe, TrainState, epoch_order, train_step
 from sparsejax.training.loop import first_non_finite
+from sparsejax.training.sharding import place, whole
 
 Array = jax.Array
 
@@ -34,12 +35,15 @@ class Pieces:
       step taken in it, float32 (steps,), all of them finite. It may raise to stop the run.
     taken: the losses of the steps that the first epoch's state has already behind it.
     clock: seconds, for tests.
+    agree: number of steps that this process would take at once -> the number that all processes of
+      the training take, for they must run the same programs.
   """
 
   def __init__(self, recipe: Recipe, look: Callable[[TrainState, np.ndarray], None],
                taken: Sequence[float] | np.ndarray = (),
-               clock: Callable[[], float] = time.monotonic):
-    self._recipe, self._look, self._clock = recipe, look, clock
+               clock: Callable[[], float] = time.monotonic,
+               agree: Callable[[int], int] = lambda count: count):
+    self._recipe, self._look, self._clock, self._agree = recipe, look, clock, agree
     self._taken = np.asarray(taken, np.float32)
     self._program = jax.jit(functools.partial(train_until, recipe))
     self._step_seconds: float | None = None
@@ -52,10 +56,10 @@ class Pieces:
     steps = images.shape[0] // self._recipe.batch_size
     at_once = steps_at_once(steps)
     done = len(self._taken)
-    losses = jnp.zeros(steps, jnp.float32).at[:done].set(self._taken)
+    losses = place(self._recipe.mesh, jnp.zeros(steps, jnp.float32).at[:done].set(self._taken))
     self._taken = self._taken[:0]
     while True:
-      until = min(steps, done + self._steps_of_a_piece(at_once))
+      until = min(steps, done + self._agree(self._steps_of_a_piece(at_once)))
       start = self._clock()
       state, losses = self._program(state, losses, images, targets, until)
       seen = np.asarray(losses)
@@ -94,7 +98,8 @@ def train_until(recipe: Recipe, state: TrainState, losses: Array, images: Array,
   """
   steps = images.shape[0] // recipe.batch_size
   position = state.step % steps
-  order = epoch_order(recipe, state._replace(step=state.step - position), images.shape[0])
+  order = whole(recipe.mesh, epoch_order(recipe, state._replace(step=state.step - position),
+                                         images.shape[0]))
   if CARRY in state.collections:                        # zeros at the start of an epoch
     carry = jax.tree.map(lambda leaf: jnp.where(position == 0, jnp.zeros_like(leaf), leaf),
                          state.collections[CARRY])
@@ -111,4 +116,4 @@ def train_until(recipe: Recipe, state: TrainState, losses: Array, images: Array,
 
   state, losses, _ = jax.lax.while_loop(lambda loop: loop[2] < until, several,
                                         (state, losses, position))
-  return state, losses
+  return state, whole(recipe.mesh, losses)
