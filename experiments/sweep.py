@@ -88,16 +88,16 @@ def main(arguments: list[str]) -> None:
   # Imports stand in functions so that --help answers at once.
   command_line.require('workdir', None if _STATUS.value else 'config')
   logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every checkpoint
-  stop = StopSignals()
+  stop, folder = StopSignals(), pathlib.Path(str(_WORKDIR.value))
   try:
     if _STATUS.value:
-      show_status(pathlib.Path(_WORKDIR.value))
+      show_status(folder)
       return
     path = config_flags.get_config_filename(flags.FLAGS['config'])
     overrides = overrides_of(_SWEEP.value, _CONFIG.value, path)
     from experiments.sweeps import runner
     with stop.listening():
-      runner.sweep(_CONFIG.value, overrides, _WORKDIR.value, os.path.relpath(path),
+      runner.sweep(_CONFIG.value, overrides, folder, os.path.relpath(path),
                    at_once=_AT_ONCE.value, stop=stop, save_minutes=_SAVE_MINUTES.value)
   except Stopped as stopped:
     print(stopped, file=sys.stderr)

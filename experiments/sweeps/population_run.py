@@ -78,8 +78,16 @@ def starts(prepared: Prepared) -> list[TrainState]:
                                                        strict=True))]
 
 
-def members_at_once(members: Sequence[Member]) -> tuple[population.Fitting, Any]:
-  """Returns how many of a program's members fit into memory together, and the compiled epoch."""
+class Compiled(NamedTuple):
+  """The program of an epoch, and the seconds it took to compile."""
+
+  epoch: Any
+  seconds: float
+
+
+def members_at_once(members: Sequence[Member]) -> tuple[population.Fitting, Compiled]:
+  """Returns how many of a program's members fit into memory together, and the program of all."""
+  clock = time.perf_counter()
   prepared = prepare(members)
   count = len(members)
   shared_seed = len({member.config.seed for member in members}) == 1
@@ -87,7 +95,9 @@ def members_at_once(members: Sequence[Member]) -> tuple[population.Fitting, Any]
       prepared.data.images[:1])), jax.random.key(0))
   states = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), one)
   states = states._replace(step=one.step, key=one.key if shared_seed else states.key)
-  return population.fitting(prepared.build, prepared.numbers, states, *_arrays(prepared.data))
+  fitting, epoch = population.fitting(prepared.build, prepared.numbers, states,
+                                      *_arrays(prepared.data))
+  return fitting, Compiled(epoch, time.perf_counter() - clock)
 
 
 def _arrays(data: SharedData) -> tuple[Any, Any, Any]:
@@ -120,8 +130,8 @@ def recorded_names(folder: pathlib.Path) -> list[str]:
 
 
 def run_population(members: Sequence[Member], root: pathlib.Path, folder: pathlib.Path,
-                   config_name: str, board: Board, stop: StopSignals, compiled: Any = None,
-                   save_minutes: float = SAVE_MINUTES) -> None:
+                   config_name: str, board: Board, stop: StopSignals,
+                   compiled: Compiled | None = None, save_minutes: float = SAVE_MINUTES) -> None:
   """Trains the members to the end, or goes on where they stopped, and measures each.
 
   Args:
@@ -166,7 +176,8 @@ def _finish_all(prepared: Prepared, states: TrainState, folders: Sequence[pathli
 
 
 def _train(prepared: Prepared, folders: Sequence[pathlib.Path], checkpoints: Checkpoints,
-           board: Board, stop: StopSignals, compiled: Any, save_minutes: float) -> TrainState:
+           board: Board, stop: StopSignals, compiled: Compiled | None,
+           save_minutes: float) -> TrainState:
   """Returns the states after the last epoch."""
   config, data = prepared.members[0].config, prepared.data
   names = [member.name for member in prepared.members]
@@ -180,12 +191,13 @@ def _train(prepared: Prepared, folders: Sequence[pathlib.Path], checkpoints: Che
   summary = population.jit_summary(prepared.build)
   watched = (jnp.asarray(data.watched_images), jnp.asarray(data.watched_labels),
              None if data.watched_rows is None else jnp.asarray(data.watched_rows))
-  clock = saved = time.perf_counter()
+  saved = time.perf_counter()
+  clock = saved - (compiled.seconds if compiled else 0)
   images, labels, rows = _arrays(data)
   try:
     for epoch in population.run_epochs(
         prepared.build, prepared.numbers, states, images, labels, rows=rows, alive=alive,
-        first=done + 1, last=config.epochs, epoch=compiled):
+        first=done + 1, last=config.epochs, epoch=compiled and compiled.epoch):
       states, last = epoch.states, epoch.number == config.epochs
       for index, error in epoch.diverged.items():
         logs.pop(index).close()
