@@ -10,7 +10,8 @@
   a,b=[1, 2],[3, 4]                read side by side: two members, not four
 
 Without it the config says so itself: config.sweep, a list of overrides such as ({'seed': 0}, ...),
-or a function get_sweep() in its file, which returns such a list or a text as above.
+or a function get_sweep() in its file, which returns such a list or a text as above; of a variant,
+get_sweep(variant).
 
 Each member gets the folder --workdir/<name>, as experiments.train would leave it. The same command
 goes on where it stopped; with other values it adds what is new. At the end stand a table of all
@@ -50,11 +51,7 @@ def overrides_of(text, config, path):
   if found is None and config.get('sweep') is not None:
     found = config.sweep
   if found is None:
-    function = get_sweep(path)
-    if function is None:
-      raise ValueError(f"nothing is to be swept: give --sweep='seed=0..3', set config.sweep, or "
-                       f'write get_sweep() into {path}')
-    found = function()
+    found = sweep_of_file(path)
   if isinstance(found, str):
     return grammar.overrides(found)
   found = [entry.to_dict() if hasattr(entry, 'to_dict') else entry for entry in found]
@@ -64,13 +61,18 @@ def overrides_of(text, config, path):
   return found
 
 
-def get_sweep(path):
-  """Returns the function get_sweep of a config file, or None."""
+def sweep_of_file(path):
+  """Returns what get_sweep() of a config file returns; of 'file.py:variant', get_sweep(variant)."""
   import importlib.util
-  spec = importlib.util.spec_from_file_location('config_of_sweep', path)
+  file, _, variant = path.partition(':')
+  spec = importlib.util.spec_from_file_location('config_of_sweep', file)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
-  return getattr(module, 'get_sweep', None)
+  function = getattr(module, 'get_sweep', None)
+  if function is None:
+    raise ValueError(f"nothing is to be swept: give --sweep='seed=0..3', set config.sweep, or "
+                     f'write get_sweep() into {file}')
+  return function(variant) if variant else function()
 
 
 def show_status(folder):

@@ -181,29 +181,36 @@ def read_record(folder: str | pathlib.Path) -> Record | None:
                      'or choose another --workdir') from error
 
 
-def record(folder: pathlib.Path, config_name: str, base: ml_collections.ConfigDict,
-           overrides: Sequence[Mapping[str, Any]]) -> list[Member]:
-  """Returns the members of a sweep in this folder, and writes there which they are.
+def plan(folder: pathlib.Path, base: ml_collections.ConfigDict,
+         overrides: Sequence[Mapping[str, Any]]) -> tuple[list[Member], list[Member]]:
+  """Returns (the members of a sweep in this folder, all that it will then have).
 
   A sweep that was here before is added to: its members keep their folders, whether the new one
   names them or not.
 
   Raises:
-    ValueError: if the sweep that was here starts from another config; the message shows the
-      difference.
+    ValueError: as `members_of`, and if the sweep that was here starts from another config; the
+      message shows the difference.
   """
   before = read_record(folder)
+  if before is None:
+    members = members_of(base, overrides)
+    return members, members
   now = json.loads(workdir.config_text(base))
-  if before is not None and before.base != now:
+  if before.base != now:
     raise ValueError(f'workdir {folder} holds a sweep of another config; use another --workdir, or '
                      f'its own config. Difference:\n{workdir.difference(before.base, now)}')
-  known = {} if before is None else before.members
-  members = members_of(base, overrides, known)
-  merged = known | {member.name: member.overrides for member in members}
-  raw = Record(config_name, now, merged)._asdict()
-  folder.mkdir(parents=True, exist_ok=True)
-  write_atomically(folder / SWEEP_FILE, (json.dumps(raw, indent=1) + '\n').encode())
-  return members
+  members = members_of(base, overrides, before.members)
+  everyone = {member.name: member for member in (*recorded_members(folder), *members)}
+  return members, list(everyone.values())
+
+
+def write_record(folder: pathlib.Path, config_name: str, base: ml_collections.ConfigDict,
+                 everyone: Sequence[Member]) -> None:
+  """Says in the folder of a sweep which members it has."""
+  raw = Record(config_name, base.to_dict(), {member.name: member.overrides for member in everyone})
+  text = json.dumps(raw._asdict(), indent=1) + '\n'
+  write_atomically(folder / SWEEP_FILE, text.encode())
 
 
 def recorded_members(folder: pathlib.Path) -> list[Member]:

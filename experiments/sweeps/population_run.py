@@ -158,7 +158,8 @@ def run_population(members: Sequence[Member], root: pathlib.Path, folder: pathli
       finally:
         checkpoints.close()
     _finish_all(prepared, states, folders, config_name, board)
-  shutil.rmtree(folder / CHECKPOINTS_FOLDER)
+  if (folder / CHECKPOINTS_FOLDER).exists():         # not where all diverged at once
+    shutil.rmtree(folder / CHECKPOINTS_FOLDER)
 
 
 def _finish_all(prepared: Prepared, states: TrainState, folders: Sequence[pathlib.Path],
@@ -181,7 +182,8 @@ def _train(prepared: Prepared, folders: Sequence[pathlib.Path], checkpoints: Che
   """Returns the states after the last epoch."""
   config, data = prepared.members[0].config, prepared.data
   names = [member.name for member in prepared.members]
-  alive = [not (own / DIVERGED_FILE).exists() for own in folders]
+  alive = [not (own / DIVERGED_FILE).exists() and not (own / run.LEDGER_FILE).exists()
+           for own in folders]
   done, states = _resume(population.stack(starts(prepared)), folders, alive, checkpoints,
                          board.line)
   if done == config.epochs:

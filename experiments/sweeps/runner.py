@@ -24,7 +24,7 @@ from experiments.sweeps import pareto, status
 from experiments.sweeps.board import Board
 from experiments.sweeps.diverged import DIVERGED_FILE, write_diverged
 from experiments.sweeps.grouping import programs, runs_alone
-from experiments.sweeps.members import Member, base_config, record, recorded_members
+from experiments.sweeps.members import Member, base_config, plan, write_record
 from experiments.sweeps.population_run import (members_at_once, quiet, record_population,
                                                recorded_names, run_population)
 from sparsejax.training.loop import NonFiniteLoss
@@ -53,19 +53,30 @@ def sweep(config: ml_collections.ConfigDict, overrides: Sequence[Mapping[str, An
                      'a folder of its own')
   folder.mkdir(parents=True, exist_ok=True)
   with held(folder, console.print):
-    members = record(folder, config_name, base_config(config), overrides)
-    everyone = {member.name: member for member in recorded_members(folder)}
+    base = base_config(config)
+    members, all_members = plan(folder, base, overrides)
+    everyone = {member.name: member for member in all_members}
     for member in members:
       workdir.check_config(folder / member.name, member.config)
+    old = _unfinished(folder, everyone)
+    begun = {name for names in old.values() for name in names}
+    waiting = [member for member in members
+               if member.name not in begun and not _ended(folder / member.name)]
+    groups = programs(waiting)
+    # Not before here: a mistake in the sweep must not make the folder that of the mistake.
+    write_record(folder, config_name, base, all_members)
     states = {name: status.state_of(folder, member).state for name, member in everyone.items()}
-    with Board(console, list(everyone.values()), states) as board:
-      _go_on(folder, everyone, config_name, board, stop, save_minutes)
-      waiting = [member for member in members if not _ended(folder / member.name)]
-      board.line(f'{len(members)} members, {len(members) - len(waiting)} have ended')
-      _run_new(folder, waiting, config_name, board, stop, save_minutes, at_once)
-    found = pareto.entries(folder, list(everyone.values()))
-    paths = pareto.write(folder, found, config_name, base_config(config))
-    console.print(status.table(folder, list(everyone.values())), pareto.table(found), sep='\n')
+    with Board(console, all_members, states) as board:
+      ended = sum(_ended(folder / member.name) for member in members)
+      board.line(f'{len(members)} members, {ended} have ended')
+      for population, names in old.items():
+        board.line(f'going on with population {population.name}: {len(names)} members')
+        run_population([everyone[name] for name in names], folder, population, config_name, board,
+                       stop, save_minutes=save_minutes)
+      _run_new(folder, groups, config_name, board, stop, save_minutes, at_once)
+    found = pareto.entries(folder, all_members)
+    paths = pareto.write(folder, found, config_name, base)
+    console.print(status.table(folder, all_members), pareto.table(found), sep='\n')
     console.print(f'Files of this sweep: {", ".join(map(str, paths))}', soft_wrap=True)
     return found
 
@@ -76,29 +87,26 @@ def _ended(own: pathlib.Path) -> bool:
   return whole or (own / DIVERGED_FILE).exists()
 
 
-def _go_on(folder: pathlib.Path, everyone: Mapping[str, Member], config_name: str, board: Board,
-           stop: StopSignals, save_minutes: float) -> None:
-  """Finishes the populations that stopped, with the members and the order they had."""
+def _unfinished(folder: pathlib.Path,
+                everyone: Mapping[str, Member]) -> dict[pathlib.Path, list[str]]:
+  """Returns {folder of a population that stopped: its members, in their order}."""
   root = folder / POPULATIONS_FOLDER
-  numbers = sorted(int(path.name) for path in root.iterdir() if path.name.isdecimal()) \
-      if root.exists() else []
-  for number in numbers:
-    names = recorded_names(root / str(number))
+  paths = [path for path in root.iterdir() if path.name.isdecimal()] if root.exists() else []
+  found = {}
+  for path in sorted(paths, key=lambda path: int(path.name)):
+    names = recorded_names(path)
     unknown = [name for name in names if name not in everyone]
     if unknown:
-      raise ValueError(f'{root / str(number)} was of members that this sweep does not have: '
+      raise ValueError(f'{path} was of members that this sweep does not have: '
                        f'{", ".join(unknown)}; remove that folder')
-    if all(_ended(folder / name) for name in names):
-      continue
-    board.line(f'going on with population {number}: {len(names)} members')
-    run_population([everyone[name] for name in names], folder, root / str(number), config_name,
-                   board, stop, save_minutes=save_minutes)
+    if not all(_ended(folder / name) for name in names):
+      found[path] = names
+  return found
 
 
-def _run_new(folder: pathlib.Path, waiting: Sequence[Member], config_name: str, board: Board,
+def _run_new(folder: pathlib.Path, groups: Sequence[list[Member]], config_name: str, board: Board,
              stop: StopSignals, save_minutes: float, at_once: int) -> None:
-  """Trains members of which nothing is there yet."""
-  groups = programs(waiting)
+  """Trains members of which nothing is there yet, program by program."""
   for number, group in enumerate(groups, 1):
     where = f'program {number} of {len(groups)}'
     if len(group) == 1 or at_once == 1 or runs_alone(group[0].config):

@@ -67,16 +67,19 @@ def test_what_cannot_be_overridden_is_named(overrides, words):
 
 def test_the_record_grows_and_refuses_another_config(tmp_path):
   base = l0_mlp.get_config()
-  first = members.record(tmp_path, 'l0_mlp.py', base, [{'seed': 0}, {'seed': 1}])
-  again = members.record(tmp_path, 'l0_mlp.py', base, [{'seed': 1}, {'seed': 1, RATE: 0.1}])
+  first, everyone = members.plan(tmp_path, base, [{'seed': 0}, {'seed': 1}])
+  assert first == everyone and not list(tmp_path.iterdir())
+  members.write_record(tmp_path, 'l0_mlp.py', base, everyone)
+  again, everyone = members.plan(tmp_path, base, [{'seed': 1}, {'seed': 1, RATE: 0.1}])
   assert [member.name for member in again] == ['seed=1', 'seed=1,learning_rate=0.1']
-  everyone = members.recorded_members(tmp_path)
-  assert [member.name for member in everyone] == ['seed=0', 'seed=1', 'seed=1,learning_rate=0.1']
-  for member, wanted in zip(everyone, [first[0], *again], strict=True):
+  members.write_record(tmp_path, 'l0_mlp.py', base, everyone)
+  found = members.recorded_members(tmp_path)
+  assert [member.name for member in found] == ['seed=0', 'seed=1', 'seed=1,learning_rate=0.1']
+  for member, wanted in zip(found, [first[0], *again], strict=True):
     assert workdir.config_text(member.config) == workdir.config_text(wanted.config)
   base.epochs = 7
   with pytest.raises(ValueError, match='holds a sweep of another config(.|\n)*epochs: 400 -> 7'):
-    members.record(tmp_path, 'l0_mlp.py', base, [{'seed': 5}])
+    members.plan(tmp_path, base, [{'seed': 5}])
   (tmp_path / members.SWEEP_FILE).write_text('{"base": 1')
   with pytest.raises(ValueError, match='sweep.json is damaged'):
     members.read_record(tmp_path)
