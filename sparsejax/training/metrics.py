@@ -7,25 +7,27 @@ import errno
 import json
 import os
 import pathlib
+import socket
+import struct
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 from tensorboardX import summary
-from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import masked_crc32c
 
 from sparsejax.codec.atomic import write_atomically
 
 METRICS_FILE, EVENTS_FOLDER = 'metrics.jsonl', 'tensorboard'
-_FLUSH_SECONDS = 20.0
 
 
 class MetricsLog:
   """Appends rows of numbers to metrics.jsonl and to TensorBoard.
 
-  Events are written by this thread: tensorboardX's own, once it has met a full disk, lets whoever
-  adds to its queue wait for ever. They are a copy, made anew from the rows when a run goes on.
+  Events are written here, not by tensorboardX's writer: its thread ends at a full disk, and lets
+  whoever adds to its queue wait for ever. They are a copy, made anew from the rows when a run goes
+  on.
 
   Args:
     folder: the run's folder, which exists.
@@ -42,30 +44,24 @@ class MetricsLog:
     write_atomically(self.path, ''.join(json.dumps(row) + '\n' for row in kept).encode())
     with _naming(self._folder):
       self._folder.mkdir(exist_ok=True)
-      self._events = EventsWriter(str(self._folder / 'events'))
-      # TensorBoard forgets what files of an earlier start say of these steps.
-      self._events.write_event(Event(step=1, session_log=SessionLog(status=SessionLog.START),
-                                     wall_time=time.time()))
-      for row in kept:
-        self._add(int(row['epoch']), {name: row[name] for name in row if name != 'epoch'})
-    self._flushed = time.monotonic()
+      name = f'events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}'
+      self._events = (self._folder / name).open('ab')
+    # The second has TensorBoard forget what files of an earlier start say of steps from 1 on.
+    self._add_events([Event(file_version='brain.Event:2'),
+                      Event(step=1, session_log=SessionLog(status=SessionLog.START)),
+                      *(event for row in kept for event in _scalars(row))])
 
   def write(self, epoch: int, numbers: Mapping[str, float]) -> None:
     """Adds the numbers of one epoch, counted from 1."""
     row = {'epoch': epoch, **{name: float(value) for name, value in numbers.items()}}
     with _naming(self.path), self.path.open('a', encoding='utf-8') as file:
       file.write(json.dumps(row) + '\n')
-    with _naming(self._folder):
-      self._add(epoch, numbers)
-      if time.monotonic() - self._flushed > _FLUSH_SECONDS:
-        self._events.flush()
-        self._flushed = time.monotonic()
+    self._add_events(_scalars(row))
 
   def histogram(self, epoch: int, name: str, values: np.ndarray) -> None:
     """Adds a histogram to TensorBoard alone."""
-    values = np.asarray(values).reshape(-1)
-    with _naming(self._folder):
-      self._event(epoch, summary.histogram(name, values, 'auto'))
+    content = summary.histogram(name, np.asarray(values).reshape(-1), 'auto')
+    self._add_events([Event(step=epoch, summary=content)])
 
   def sync(self) -> None:
     """Has the rows on the disk, not only in the system's memory, such as before a checkpoint."""
@@ -76,12 +72,23 @@ class MetricsLog:
     with _naming(self._folder):
       self._events.close()
 
-  def _add(self, epoch: int, numbers: Mapping[str, float]) -> None:
-    for name, value in numbers.items():
-      self._event(epoch, summary.scalar(name, value))
+  def _add_events(self, events: Iterable[Event]) -> None:
+    now = time.time()
+    with _naming(self._folder):
+      for event in events:
+        event.wall_time = now
+        data = event.SerializeToString()
+        size = struct.pack('<Q', len(data))
+        # A record of TensorFlow: both parts have checksums.
+        self._events.write(size + struct.pack('<I', masked_crc32c(size)) + data
+                           + struct.pack('<I', masked_crc32c(data)))
+      self._events.flush()
 
-  def _event(self, epoch: int, content: summary.Summary) -> None:
-    self._events.write_event(Event(step=epoch, summary=content, wall_time=time.time()))
+
+def _scalars(row: Mapping[str, float]) -> list[Event]:
+  """Returns the events of a row of metrics."""
+  return [Event(step=int(row['epoch']), summary=summary.scalar(name, value))
+          for name, value in row.items() if name != 'epoch']
 
 
 @contextlib.contextmanager

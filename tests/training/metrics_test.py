@@ -1,4 +1,5 @@
 """Rows of metrics.jsonl across crashes."""
+import io
 import json
 
 import numpy as np
@@ -75,7 +76,7 @@ def test_going_on_tells_tensorboard_everything_anew(tmp_path):
   write_rows(tmp_path, (1, 2, 3))
   before = set((tmp_path / 'tensorboard').iterdir())
   for old in before:
-    old.rename(old.with_name('events.out.tfevents.0.earlier'))   # a file is named by the second
+    old.rename(old.with_name('events.out.tfevents.0.earlier'))   # files are named by the second
   write_rows(tmp_path, (3,), resume_after=2)
   newest, = (path for path in (tmp_path / 'tensorboard').iterdir() if 'earlier' not in path.name)
   events = list(records(newest.read_bytes()))
@@ -85,20 +86,20 @@ def test_going_on_tells_tensorboard_everything_anew(tmp_path):
           if value.tag == 'loss'] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
 
 
-@pytest.mark.parametrize('method', ['write', 'flush'])
-def test_a_full_disk_names_the_file_and_does_not_wait_for_ever(tmp_path, monkeypatch, method):
+@pytest.mark.parametrize('broken', ['write', 'flush'])
+def test_a_full_disk_names_the_file_and_does_not_wait_for_ever(tmp_path, monkeypatch, broken):
   log = MetricsLog(tmp_path)
 
-  def full(*arguments):
-    raise OSError(28, 'No space left on device')
+  class Full(io.BytesIO):
+    def full(self, *arguments):
+      raise OSError(28, 'No space left on device')
 
-  monkeypatch.setattr(log._events, 'write_event' if method == 'write' else 'close', full)
-  with pytest.raises(OSError, match=r'No space left on device; free the disk.*tensorboard'):
-    for epoch in range(1, 100):                        # more than any queue holds
-      log.write(epoch, {'loss': 1.0})
-    log.close()
-  monkeypatch.undo()
+  setattr(Full, broken, Full.full)
   log.close()
+  monkeypatch.setattr(log, '_events', Full())
+  for _ in range(50):                                  # more than any queue holds
+    with pytest.raises(OSError, match=r'No space left on device; free the disk.*tensorboard'):
+      log.write(1, {'loss': 1.0})
   assert read_metrics(tmp_path / 'metrics.jsonl')[0] == {'epoch': 1, 'loss': 1.0}
 
 
