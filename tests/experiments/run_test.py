@@ -1,6 +1,7 @@
 """One run from config to report: what it leaves, how it goes on, and how it ends badly."""
 import io
 import json
+import subprocess
 
 import jax
 import jax.numpy as jnp
@@ -230,6 +231,72 @@ def test_a_run_that_diverges_keeps_the_last_good_state_and_has_no_ledger(tmp_pat
   with pytest.raises(NonFiniteLoss, match='epoch 2'):
     run.run(config, tmp_path, 'small.py', console)
   assert 'Going on after epoch 1' in console.file.getvalue()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+  """A disk of 4 MB of its own."""
+  folder = tmp_path / 'disk'
+  folder.mkdir()
+  if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=4m', 'tmpfs', str(folder)],
+                    capture_output=True, check=False).returncode:
+    pytest.skip('mounting a small tmpfs needs root')
+  yield folder
+  subprocess.run(['umount', '--lazy', str(folder)], check=True)
+
+
+def fill(disk):
+  """Leaves no byte of the disk free."""
+  with pytest.raises(OSError, match='No space left'), (disk / 'ballast').open(
+      'ab', buffering=0) as file:
+    while True:
+      file.write(b'x' * 512)
+
+
+class Filling(Console):
+  """A console that fills a disk when the second epoch is shown."""
+
+  disk = None
+
+  def print(self, *objects, **options):
+    super().print(*objects, **options)
+    if str(objects[0]).startswith('epoch 2/'):
+      fill(self.disk)
+
+
+@pytest.mark.parametrize('moment', [
+    'training',
+    *(pytest.param(name, marks=pytest.mark.slow)           # each is two starts of a run
+      for name in ('measure', 'write_report', 'claim'))])
+def test_a_full_disk_names_a_file_and_once_freed_all_is_as_if_it_had_not_been(
+    finished, small_disk, monkeypatch, moment):
+  folder, console = small_disk / 'run', new_console()
+  with monkeypatch.context() as patch:
+    if moment == 'training':
+      console = Filling(file=io.StringIO(), width=120)
+      console.disk = small_disk
+    else:
+      module = workdir if moment == 'claim' else run
+      work = getattr(module, moment)
+      patch.setattr(module, moment, lambda *args: (fill(small_disk), work(*args))[1])
+    with pytest.raises(OSError, match='No space left on device') as caught:
+      run.run(small_config(), folder, 'small.py', console)
+  assert str(folder) in str(caught.value)
+  assert (folder / 'ledger.json').exists() == (moment == 'write_report')
+  (small_disk / 'ballast').unlink()
+  again = run.run(small_config(), folder, 'small.py', new_console())
+  whole, sheet, _ = finished
+  assert {path.name for path in folder.iterdir()} == FILES
+  assert without_seconds(folder) == without_seconds(whole)
+  for name in ('parameters.safetensors', 'deployed.safetensors', 'model.safetensors', 'model.sjx'):
+    assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
+  assert again['test_nll_nats'] == sheet['test_nll_nats']
+  # Without a byte left on the disk, or a permission to write, a run that ended can be read.
+  fill(small_disk)
+  subprocess.run(['mount', '-o', 'remount,ro', str(small_disk)], check=True)
+  assert run.run(small_config(), folder, 'small.py', new_console()) == again
+  with pytest.raises(OSError, match='cannot be used .Read-only file system.; choose another'):
+    run.run(small_config(), small_disk / 'other', 'small.py', new_console())
 
 
 def test_without_a_held_out_part_the_curve_is_on_training_images():
