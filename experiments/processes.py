@@ -75,7 +75,7 @@ def leave(code: int) -> NoReturn:
   Its end is soon noticed by the others. Process 0 goes last: with it goes the service whose loss
   would end them in the middle of what they have to say.
   """
-  if not jax.distributed.is_initialized():
+  if alone():
     sys.exit(code)
   if jax.process_index() == 0:
     time.sleep(LAST_SECONDS)
@@ -84,12 +84,21 @@ def leave(code: int) -> NoReturn:
   os._exit(code)
 
 
+def alone() -> bool:
+  """Whether this process has not joined others."""
+  return not jax.distributed.is_initialized()
+
+
+def tells_of_another(error: BaseException) -> bool:
+  """Whether an error is that gloo has lost another process."""
+  return 'Gloo' in str(error)
+
+
 def explained(error: BaseException) -> str:
-  """Returns the message of an error, or what is behind the message of gloo."""
-  first = (str(error) or type(error).__name__).splitlines()[0]
-  if 'Gloo' in first:
-    return (f'another process of this run has ended ({first}); its own message says why. Start all '
-            'of them again to go on')
+  """Returns the message of an error; where gloo has lost another process, what that means."""
+  if tells_of_another(error):
+    return (f'another process of this run has ended ({str(error).splitlines()[0]}); its own '
+            'message says why. Start all of them again to go on')
   return str(error)
 
 

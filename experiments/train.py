@@ -16,6 +16,7 @@ which then keeps its state within seconds, inside an epoch too, and can be resum
 
 import os
 import sys
+import traceback
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -68,6 +69,13 @@ def main(arguments: list[str]) -> None:
     print(stopped, file=sys.stderr)
     processes.leave(stopped.exit_code)
   except (ValueError, OSError, NonFiniteLoss) as error:
+    print(f'error: {processes.explained(error)}', file=sys.stderr)
+    processes.leave(1)
+  except Exception as error:
+    if processes.alone():
+      raise
+    if not processes.tells_of_another(error):
+      traceback.print_exc()
     print(f'error: {processes.explained(error)}', file=sys.stderr)
     processes.leave(1)
 
