@@ -3,6 +3,7 @@ import functools
 import hashlib
 import http.server
 import pathlib
+import socket
 import threading
 
 import pooch
@@ -166,9 +167,12 @@ def test_home_is_expanded(monkeypatch, tmp_path):
 
 
 def test_over_real_http_a_404_leads_to_the_next_mirror(tmp_path, monkeypatch, remote_file):
-  """The whole path through pooch and requests, on the loopback interface."""
+  """The whole path through pooch and requests, on the loopback interface.
+
+  So does a host that has no name, and a port where nobody listens.
+  """
   monkeypatch.setattr(pooch.HTTPDownloader, '__call__', HTTP_CALL)
-  monkeypatch.setenv('NO_PROXY', '127.0.0.1')
+  monkeypatch.setenv('NO_PROXY', '127.0.0.1,mirror.invalid')
   published = tmp_path / 'published'
   published.mkdir()
   (published / 'part.gz').write_bytes(CONTENT)
@@ -185,6 +189,15 @@ def test_over_real_http_a_404_leads_to_the_next_mirror(tmp_path, monkeypatch, re
       base = f'http://127.0.0.1:{server.server_port}'
       file = remote_file(CONTENT, (f'{base}/absent/part.gz', f'{base}/part.gz'))
       assert fetch.fetch(file, tmp_path / 'data').read_bytes() == CONTENT
+      with socket.socket() as taken:
+        taken.bind(('127.0.0.1', 0))                 # and does not listen
+        closed = f'http://127.0.0.1:{taken.getsockname()[1]}/part.gz'
+        file = remote_file(CONTENT, ('http://mirror.invalid/part.gz', closed, f'{base}/part.gz'))
+        assert fetch.fetch(file, tmp_path / 'other').read_bytes() == CONTENT
+        file = remote_file(CONTENT, ('http://mirror.invalid/part.gz', closed))
+        with pytest.raises(FileNotFoundError, match='ConnectionError.*\n.*ConnectionError.*\n'
+                                                    'Put the file .15 bytes, SHA-256 .* by hand'):
+          fetch.fetch(file, tmp_path / 'none')
       bad = remote_file(CONTENT, (f'{base}/absent/part.gz',))
       with pytest.raises(FileNotFoundError, match='HTTPError: 404'):
         fetch.fetch(bad, tmp_path / 'empty')
