@@ -56,7 +56,7 @@ class Pieces:
     steps = images.shape[0] // self._recipe.batch_size
     at_once = steps_at_once(steps)
     done = len(self._taken)
-    losses = place(self._recipe.mesh, jnp.zeros(steps, jnp.float32).at[:done].set(self._taken))
+    losses = place(self._recipe.mesh, np.pad(self._taken, (0, steps - done)))
     self._taken = self._taken[:0]
     while True:
       until = min(steps, done + self._agree(self._steps_of_a_piece(at_once)))
