@@ -31,5 +31,6 @@ from sparsejax.regularisers.straight_through import straight_through_magnitude
 from sparsejax.regularisers.variational_dropout import sparse_variational_dropout
 from sparsejax.regularisers.weight_decay import weight_decay
 from sparsejax.structured import Gated, Gaussian, LowRank, RowGaussian, densify
+from sparsejax.targeted import targeted
 
 __version__ = '0.1.0'

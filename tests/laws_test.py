@@ -176,6 +176,8 @@ METHODS = {
     'straight_through': (sparsejax.straight_through_magnitude(0.5), no_cost),
     'l1': (sparsejax.l1(0.3), l1_oracle),
     'group_lasso': (sparsejax.group_lasso(0.3, axis=-2), group_lasso_oracle(-2)),
+    'targeted': (sparsejax.targeted(sparsejax.group_lasso(0.3, axis=-2), 0.1, ramp_steps=10),
+                 group_lasso_oracle(-2)),
     'l0_block': (sparsejax.blockwise(sparsejax.l0_hard_concrete(0.1), (4, 3)),
                  blockwise_oracle(l0_oracle(-2))),
     'group_lasso_block': (sparsejax.blockwise(sparsejax.group_lasso(0.3), (2, 3)),

@@ -1,0 +1,153 @@
+"""Strength by target: a controller inside the regulariser that moves strengths to meet a density.
+
+The strength is the multiplier of the constraint that a fraction of the weights stays; here it is
+moved while training goes on, as a dual variable is. Every few steps the density that would be
+deployed now, d, is compared with a reference r, which falls from 1 to the target. With h steps
+between two looks and T `response_steps`,
+
+  error       = log d(t) + lead * slope of log d - log r(t + lead),      lead = 0.4 T,
+  log factor += error * h / T + error - error before,
+  strength    = factor * strength given.
+
+Closing is easier than opening: what is shut gets hardly a gradient that would open it. So the
+factor starts at a hundredth, the reference slows down as it nears the target, the slope is looked
+ahead, and in the sum an error below 0 (too few weights) counts three times. The factor rises by no
+more than e^2 in a time T and falls at most twice as fast, lest it swing between extremes.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from sparsejax.paths import Tree, flatten, map_leaves
+from sparsejax.regulariser import Regulariser
+from sparsejax.structured import densify
+
+Array = jax.Array
+
+CONTROL = 'control'          # the controller's part of the state, beside that of the method
+FIRST_FACTOR = 0.01
+PROPORTIONAL = 1.0
+RETREAT = 3.0
+LEAD = 0.4
+SMOOTHING = 0.9              # of the slope
+RISE, FALL = 2.0, 4.0        # of the log of the factor in a response time, at most
+LARGEST_FACTOR = 1e6
+MARGIN = 1.02                # of the target, because what drifts at the end drifts downwards
+LEAST = 0.1                  # of the target: a density below it is taken for this
+
+
+def targeted(regulariser: Regulariser, density: Any, *, ramp_steps: int, begin_step: int = 0,
+             every: int = 25, response_steps: float = 500.0,
+             strengths: str = r'(.*/)?strength') -> Regulariser:
+  """Returns the regulariser with strengths that are moved until the deployed density is met.
+
+  Args:
+    regulariser: a method, or a partition of methods, whose state holds strengths as numbers. Give
+      them a sensible order of magnitude; their ratios are kept. A strength that follows a schedule
+      does so no more.
+    density: fraction of the entries of all kernels (leaves of two axes and more, those of no rule
+      too) that are to be other than zero; a number or a traced array. It is kept in the state, as
+      `control/density`, where it may be moved.
+    begin_step, ramp_steps: the reference leaves 1 at the one, and reaches the target this many
+      steps later. Leave about as many steps again for the weights to settle.
+    every: steps between two looks at the density.
+    response_steps: T above, the time in which the density answers; an epoch or two.
+    strengths: pattern of the paths in the state that are moved.
+
+  State: that of `regulariser`, and `control` with density, base (the strengths given, by path with
+  dots), now (log d), slope, error, and log_factor.
+
+  Raises:
+    ValueError: for a density outside (0, 1], steps below 1, and from `init` if no strength matches
+      or the state has an entry `control` already.
+  """
+  if isinstance(density, (int, float)) and not 0 < density <= 1:
+    raise ValueError(f'density={density} must lie in (0, 1]: the fraction of weights that stay')
+  for name, value in (('ramp_steps', ramp_steps), ('every', every),
+                      ('response_steps', response_steps)):
+    if value < 1:
+      raise ValueError(f'{name}={value} must be at least 1')
+  lead = LEAD * response_steps
+
+  def split(state):
+    return {name: part for name, part in state.items() if name != CONTROL}, state[CONTROL]
+
+  def moved(state, control):
+    strengths = {path.replace('.', '/'): value for path, value in control['base'].items()}
+    return map_leaves(lambda path, leaf: strengths[path] * jnp.exp(control['log_factor'])
+                      if path in strengths else leaf, state)
+
+  def init(key, weights):
+    params, state = regulariser.init(key, weights)
+    if CONTROL in state:
+      raise ValueError(f'the state of the method has an entry {CONTROL!r}, which is the '
+                       "controller's; rename the rule, or wrap a method once")
+    base = {path.replace('/', '.'): leaf for path, leaf in flatten(state).items()
+            if re.fullmatch(strengths, path)}
+    if not base:
+      raise ValueError(f'no number in the state matches strengths={strengths!r}; it holds '
+                       f'{", ".join(flatten(state)) or "nothing"}')
+    control = {'density': jnp.asarray(density, jnp.float32), 'base': base, 'now': jnp.zeros(()),
+               'slope': jnp.zeros(()), 'error': jnp.zeros(()),
+               'log_factor': jnp.full((), math.log(FIRST_FACTOR))}
+    return params, {**moved(state, control), CONTROL: control}
+
+  def weights(params, state, key=None):
+    return regulariser.weights(params, split(state)[0], key)
+
+  def penalty(params, state, key=None):
+    return regulariser.penalty(params, split(state)[0], key)
+
+  def look(params, state, control, step):
+    """Returns the controller's state after a look at the density."""
+    target, share = control['density'], every / response_steps
+    density = kernel_density(regulariser.weights(params, state))
+    now = jnp.log(jnp.maximum(density, LEAST * target))
+    slope = SMOOTHING * control['slope'] + (1 - SMOOTHING) * (now - control['now']) / every
+    error = now + lead * slope - log_reference(step + lead, begin_step, ramp_steps, target)
+    change = (jnp.where(error < 0, RETREAT, 1.0) * error * share
+              + PROPORTIONAL * (error - control['error']))
+    factor = control['log_factor'] + jnp.clip(change, -FALL * share, RISE * share)
+    bound = math.log(LARGEST_FACTOR)
+    begun = step >= begin_step
+    return {**control, 'now': now, 'slope': slope, 'error': jnp.where(begun, error, 0.0),
+            'log_factor': jnp.where(begun, jnp.clip(factor, -bound, bound),
+                                    control['log_factor'])}
+
+  def update(params, state, *, step, weight_grads=None, key=None):
+    inner, control = split(state)
+    params, inner = regulariser.update(params, inner, step=step, weight_grads=weight_grads, key=key)
+    control = jax.lax.cond(step % every == 0, lambda control: look(params, inner, control, step),
+                           lambda control: control, control)
+    return params, {**moved(inner, control), CONTROL: control}
+
+  def finalise(params, state):
+    inner = split(state)[0]
+    if regulariser.finalise is not None:
+      return regulariser.finalise(params, inner)
+    return jax.device_get(regulariser.weights(params, inner))
+
+  return Regulariser(init, weights, penalty, update, finalise, regulariser.needs_weight_grads)
+
+
+def log_reference(step: Array | float, begin_step: int, ramp_steps: int,
+                  density: Array | float) -> Array:
+  """Returns the log density wanted at a step: 0 before the ramp, log(1.02 target) after it.
+
+  In between it is the log of the end times x (2 - x), where x is the fraction of the ramp done.
+  """
+  done = jnp.clip((step - begin_step) / ramp_steps, 0.0, 1.0)
+  return done * (2 - done) * jnp.log(jnp.minimum(MARGIN * density, 1.0))
+
+
+def kernel_density(weights: Tree) -> Array:
+  """Returns the fraction of entries other than zero of all leaves of two axes and more, float32."""
+  kernels = [leaf for leaf in jax.tree.leaves(densify(weights)) if leaf.ndim >= 2]
+  kept = sum((jnp.sum(kernel != 0) for kernel in kernels), jnp.zeros((), jnp.int32))
+  return kept / sum(kernel.size for kernel in kernels)
