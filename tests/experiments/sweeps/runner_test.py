@@ -2,7 +2,11 @@
 import io
 import itertools
 import json
+import os
 import shutil
+import subprocess
+import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -225,3 +229,35 @@ def test_the_folder_of_a_run_or_of_another_process_is_refused(tmp_path):
   with runner.held(tmp_path, print), pytest.raises(ValueError, match='is in use by process'):
     (tmp_path / 'config.json').unlink()
     sweep(tmp_path, TWO)
+
+
+@pytest.mark.slow            # processes, each of which imports and compiles anew
+def test_a_sweep_killed_by_the_system_ends_the_same(tmp_path):
+  command = [sys.executable, '-m', 'experiments.sweep',
+             '--config=experiments/configs/digits/l0_mlp.py', '--config.model.widths=(6,)',
+             '--config.epochs=300', '--config.checkpoint_every=20', '--config.evaluate_every=100',
+             '--sweep=seed=0..2']
+  environment = {**os.environ, 'JAX_PLATFORMS': 'cpu',
+                 'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'programs')}
+
+  def begin(folder):
+    return subprocess.Popen([*command, f'--workdir={tmp_path / folder}'], env=environment,
+                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+  whole = begin('whole')
+  assert whole.wait() == 0, whole.stderr.read()
+  for epochs in (7, 150, 290):
+    process = begin('killed')
+    metrics = tmp_path / 'killed' / 'seed=1' / 'metrics.jsonl'
+    while len(read_metrics(metrics)) < epochs and process.poll() is None:
+      time.sleep(0.01)
+    process.kill()
+    process.wait()
+    process.stderr.close()
+  last = begin('killed')
+  assert last.wait() == 0, last.stderr.read()
+  for name in ('seed=0', 'seed=1', 'seed=2'):
+    found, wanted = (codec.read(tmp_path / folder / name / 'parameters.safetensors')
+                     for folder in ('killed', 'whole'))
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+  for process in (whole, last):
+    process.stderr.close()
