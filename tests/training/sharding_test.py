@@ -26,7 +26,7 @@ def results():
   return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize('name', ['mlp 2', 'mlp 4', 'batch norm 4', 'sequential 4'])
+@pytest.mark.parametrize('name', ['mlp', 'batch norm', 'sequential'])
 def test_a_step_is_that_of_one_device(name):
   assert results()[name] <= 1e-5
 
@@ -47,13 +47,12 @@ def test_draws_are_those_of_one_device_bit_for_bit(devices):
   assert found['rows drawn'] == [8, 1, 8, 1, 8, 2]
 
 
-@pytest.mark.parametrize('devices', [2, 4])
-def test_a_device_computes_its_part_of_the_batch_and_gradients_are_all_that_is_sent(devices):
+def test_a_device_computes_its_part_of_the_batch_and_gradients_are_all_that_is_sent():
   found = results()
-  assert found[f'batches {devices}'] == 0
-  assert found[f'parts {devices}'] > 0
-  assert found[f'images {devices}'] == [f'{52 // devices},1,4,4,1']
-  assert found[f'sent {devices}'] == ['all-reduce']
+  assert found['batches'] == 0                   # arrays with a side of 52 examples
+  assert found['parts'] > 0                      # and of 13
+  assert found['images'] == ['13,1,4,4,1']
+  assert found['sent'] == ['all-reduce']
 
 
 def test_the_recurrent_state_goes_with_its_texts():
@@ -65,10 +64,9 @@ def test_the_deployed_network_is_scored_as_on_one_device(name):
   assert results()[f'evaluation {name}'] <= 1e-5
 
 
-@pytest.mark.parametrize('name', ['mlp restored on 2', 'mlp restored on 4',
-                                  'batch norm restored on 2', 'sequential restored on 2'])
-def test_a_checkpoint_is_restored_on_another_number_of_devices_bit_for_bit(name):
-  assert results()[name]
+@pytest.mark.parametrize('name', ['mlp', 'batch norm', 'sequential'])
+def test_checkpoints_of_4_devices_are_restored_on_2_then_1_then_4_bit_for_bit(name):
+  assert results()[f'{name} restored'] == [True, True, True]
 
 
 @pytest.mark.parametrize('devices, size, wanted', [(1, 500, 500), (3, 500, 498), (8, 4, 8)])
