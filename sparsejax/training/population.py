@@ -13,7 +13,8 @@ a learning rate, and the rows of the data that are a member's examples.
     ...
 
 Every member gets what it would get alone but for rounding, about 1e-7 relative in a step: the draws
-are bit-identical, the products run in other loops. A member whose loss or parameters are no longer
+are bit-identical, the products run in other loops. Where a gradient is nothing but rounding, as
+that of a bias before a batch-norm, Adam makes whole steps of it, here and alone. A member whose loss or parameters are no longer
 finite stays as it was before that epoch, and the others go on.
 """
 
@@ -228,10 +229,16 @@ def fitting(build: Build, numbers: Any, states: TrainState, images: Array, targe
   compiled = jit_epoch(build).lower(*arguments).compile()
   used, shared = _program_bytes(compiled, arguments), _bytes((images, targets))
   free = memory_free() if bytes_free is None else bytes_free
+  return Fitting(that_fit(members, used, shared, free), used, free), compiled
+
+
+def that_fit(members: int, used: int, shared: int, free: int | None) -> int:
+  """Returns how many of the members fit, at least 1: all of them take `used` bytes, of which
+  `shared` are there once, and `free` may be used, None for as many as there are."""
   if free is None or used <= free:
-    return Fitting(members, used, free), compiled
+    return members
   each = max(1.0, (used - shared) / members)
-  return Fitting(int(max(1, min(members, (free - shared) // each))), used, free), compiled
+  return int(max(1, min(members, (free - shared) // each)))
 
 
 def memory_free() -> int | None:
