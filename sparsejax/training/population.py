@@ -14,8 +14,8 @@ a learning rate, and the rows of the data that are a member's examples.
 
 Every member gets what it would get alone but for rounding, about 1e-7 relative in a step: the draws
 are bit-identical, the products run in other loops. Where a gradient is nothing but rounding, as
-that of a bias before a batch-norm, Adam makes whole steps of it, here and alone. A member whose loss or parameters are no longer
-finite stays as it was before that epoch, and the others go on.
+that of a bias before a batch-norm, Adam makes whole steps of it, here and alone. A member whose
+loss or parameters are no longer finite stays as it was before that epoch; the others go on.
 """
 
 from __future__ import annotations

@@ -190,8 +190,8 @@ def test_nobody_alive_ends_the_run(tiny_data, tiny_recipe):
   images, labels = map(jnp.asarray, tiny_data)
   states = population.stack(started(plain(tiny_recipe), [0], images))
   recipe = plain(tiny_recipe)
-  assert not list(population.run_epochs(lambda numbers: recipe, jnp.zeros(1), states, images, labels,
-                                        alive=[False], last=2))
+  assert not list(population.run_epochs(lambda numbers: recipe, jnp.zeros(1), states, images,
+                                        labels, alive=[False], last=2))
 
 
 def test_stacking_and_picking_are_inverse(tiny_data, tiny_recipe):
