@@ -38,6 +38,7 @@ def assert_same_end(folder, result, files):
   assert code == 1 and f'is in use by process {holder} on ' in text
 
 
+@pytest.mark.slow                       # five starts of a process; resume_test.py does it in one
 def test_a_killed_and_a_stopped_run_end_as_one_left_alone(tmp_path):
   result = killed(tmp_path, 5, 'training', ['SIGKILL', 'SIGTERM'])
   assert_same_end(tmp_path, result, ['parameters.safetensors'])
