@@ -16,6 +16,10 @@ SIDE = 1024
 BLOCKS = (8, 16, 32, 64, 128)
 ROWS = (1, 8, 32, 128, 512, 2048)
 DENSITIES = (0.05, 0.25)
+WARM_BYTES = 4 * SIDE**2 * DENSITIES[1]
+# Where the blocks are read from memory and reading them is what takes the time.
+COLD_SIDE, COLD_ROWS, COLD_DENSITIES = 4096, (1, 8, 32), (0.25, 0.5)
+COLD_BYTES = 4 * COLD_SIDE**2 * COLD_DENSITIES[0]
 SIDES = (64, 256, 1024, 4096)
 LEAST_MILLISECONDS = 2.0      # of a sample
 MIN_MICROSECONDS = 0.001      # a slope lost in noise must not be negative
@@ -27,10 +31,32 @@ def forms_of(operation: str) -> tuple[str, ...]:
 
 
 def sparse_costs(block: int, rows: int, rounds: int) -> dict[tuple[str, str], tuple[float, float]]:
-  """Returns {(operation, form): (fixed, per entry)} in microseconds."""
+  """Returns {(operation, form): (fixed, per entry)} in microseconds, for blocks in the caches."""
+  result = _costs(SIDE, block, rows, DENSITIES, rounds)
+  for operation in cost.OPERATIONS:
+    for form in forms_of(operation):
+      # Never asked for at this size: see cost.xla_forms. The table is a full grid all the same.
+      result.setdefault((operation, form), (1e9, 1e9))
+  return result
+
+
+def cold_costs(block: int, rows: int, rounds: int) -> dict[tuple[str, str], float]:
+  """Returns {(operation, form): per entry} in microseconds, for blocks read from memory.
+
+  Forms that are never asked for at that size are left out; so is everything for more rows than
+  `COLD_ROWS`, where arithmetic takes the time.
+  """
+  if rows not in COLD_ROWS:
+    return {}
+  found = _costs(COLD_SIDE, block, rows, COLD_DENSITIES, rounds)
+  return {key: slope for key, (_, slope) in found.items()}
+
+
+def _costs(side, block, rows, densities, rounds):
+  """Returns {(operation, form): (fixed, per entry)} from a matrix at two densities."""
   functions, entries = {}, {}
-  for density in DENSITIES:
-    problem, arrays = _problem(SIDE, block, rows, density)
+  for density in densities:
+    problem, arrays = _problem(side, block, rows, density)
     # The unrolled form skips fillers.
     entries[density] = {form: problem.entries for form in xla.WALKS} | {
         'unroll': sum(map(len, problem.frozen or ()))}
@@ -39,7 +65,7 @@ def sparse_costs(block: int, rows: int, rounds: int) -> dict[tuple[str, str], tu
         functions[operation, form, density] = _call(getattr(xla, operation), operation, problem,
                                                     arrays, form=form)
   times = _microseconds(functions, rounds)
-  low, high = DENSITIES
+  low, high = densities
   result = {}
   for operation, form, density in times:
     if density != low:
@@ -53,10 +79,6 @@ def sparse_costs(block: int, rows: int, rounds: int) -> dict[tuple[str, str], tu
     slope = max((at_high - at_low) / (entries[high][form] - entries[low][form]), MIN_MICROSECONDS)
     constant = max(at_low - slope * entries[low][form], MIN_MICROSECONDS)
     result[operation, form] = (constant, slope)
-  for operation in cost.OPERATIONS:
-    for form in forms_of(operation):
-      # Never asked for at this size: see cost.xla_forms. The table is a full grid all the same.
-      result.setdefault((operation, form), (1e9, 1e9))
   return result
 
 

@@ -3,8 +3,9 @@
   python -m benchmarks.tune_block_sparse --out=sparsejax/kernels/block_sparse/tables/cpu.json
 
 Some minutes on a quiet machine. For every product, form, block and number of rows, two densities of
-a 1024 x 1024 matrix give a cost per entry and a fixed cost; the dense product is timed at four
-sizes. What the numbers mean: sparsejax/kernels/block_sparse/cost.py.
+a 1024 x 1024 matrix give a cost per entry and a fixed cost; for few rows, two of a 4096 x 4096
+matrix give the cost of an entry that is read from memory. The dense product is timed at four sizes.
+What the numbers mean: sparsejax/kernels/block_sparse/cost.py.
 """
 
 from __future__ import annotations
@@ -27,14 +28,18 @@ def main(arguments: list[str]) -> None:
   if len(arguments) > 1:
     raise app.UsageError(f'unexpected arguments {arguments[1:]}; every option is a --flag')
   started = time.perf_counter()
-  fixed, per_entry = {}, {}
+  fixed, per_entry, cold_per_entry = {}, {}, {}
   for operation in cost.OPERATIONS:
     for form in costs.forms_of(operation):
-      fixed[operation, form], per_entry[operation, form] = {}, {}
+      for grid in (fixed, per_entry, cold_per_entry):
+        grid[operation, form] = {}
   for block in costs.BLOCKS:
     for rows in costs.ROWS:
       for key, (constant, slope) in costs.sparse_costs(block, rows, _ROUNDS.value).items():
         fixed[key][block, rows], per_entry[key][block, rows] = constant, slope
+        cold_per_entry[key][block, rows] = slope
+      for key, slope in costs.cold_costs(block, rows, _ROUNDS.value).items():
+        cold_per_entry[key][block, rows] = slope
       print(f'block {block}, {rows} rows: {time.perf_counter() - started:.0f} s', flush=True)
   plain, densified = ({operation: {} for operation in cost.OPERATIONS} for _ in range(2))
   for side in costs.SIDES:
@@ -44,7 +49,8 @@ def main(arguments: list[str]) -> None:
         densified[operation][side * side, rows] = scattered
     print(f'dense, {side} x {side}: {time.perf_counter() - started:.0f} s', flush=True)
   run = ledger.describe_run()
-  table = cost.Table(run['device'], 2 * costs.SIDE, fixed, per_entry, plain, densified)
+  table = cost.Table(run['device'], 2 * costs.SIDE, costs.WARM_BYTES, costs.COLD_BYTES, fixed,
+                     per_entry, cold_per_entry, plain, densified)
   text = cost.to_json(table, commit=run['commit'], jax=run['jax_version'],
                       threads=run['threads'], rounds=_ROUNDS.value,
                       date=datetime.date.today().isoformat())

@@ -19,7 +19,7 @@ import optax
 from flax import linen as nn
 
 import sparsejax
-from experiments import optimisers
+from experiments import optimisers, targets
 from experiments.names import known_name, near, require_names
 from experiments.schedules import number
 from sparsejax.models.convnet import ConvNet
@@ -115,7 +115,8 @@ OPTIMISERS = {'adam': optax.adam, 'adam_clipped': adam_clipped, 'sgd': optax.sgd
 FIELDS = ('paper', 'seed', 'dataset', 'training_examples', 'validation_examples', 'batch_size',
           'epochs', 'evaluate_every', 'checkpoint_every', 'ema_decay', 'penalty_weight',
           'preprocess', 'model', 'optimiser', 'regulariser')
-OPTIONAL_FIELDS = ('choose', 'early_stopping', 'pack', 're_estimate_batch_norm', 'sequence', 'task')
+OPTIONAL_FIELDS = ('choose', 'early_stopping', 'pack', 're_estimate_batch_norm', 'sequence',
+                   'target', 'task')
 TASKS = {'classification': cross_entropy, 'language_model': token_cross_entropy}
 
 
@@ -156,10 +157,13 @@ def recipe(config: ml_collections.ConfigDict, images: np.ndarray) -> Recipe:
                      'examples; lower it')
   task = config.get('task', 'classification')
   network = model(config.model)
+  method_of_run = regulariser(config.regulariser, steps)
+  if config.get('target'):
+    method_of_run = targets.steered(config, method_of_run, steps)
   training_flag = 'train' in inspect.signature(type(network).__call__).parameters
   return Recipe(
       model=network,
-      regulariser=regulariser(config.regulariser, steps),
+      regulariser=method_of_run,
       optimiser=optimiser(config.optimiser, steps),
       num_terms=len(images) if task == 'classification' else images.size,
       batch_size=config.batch_size,

@@ -16,6 +16,7 @@ from experiments.progress import Progress
 from experiments.resume import Point, Stores, resume_point, stores
 from experiments.silent import NoCheckpoints, NoLog
 from experiments.stopping import StopSignals
+from experiments.targets import Steering
 from sparsejax.training.checkpoint import Checkpoints
 from sparsejax.training.evaluate import host_numbers, jit_summary
 from sparsejax.training.fit import Recipe, TrainState
@@ -119,12 +120,19 @@ def _epochs(config: ml_collections.ConfigDict, recipe: Recipe, data: Data, folde
       stop.stop(f'the state after {len(losses)} of {steps} steps of epoch {current} is kept in '
                 f'{kept.inside.folder}')
 
+  steering = Steering(config, recipe, data) if config.get('target') else None
+
+  def between(number: int, state: TrainState) -> TrainState:
+    assert steering is not None
+    return devices.place_state(steering.after(number, devices.gather_state(state)))
+
   pieces = Pieces(recipe, look, point.losses,
                   agree=lambda count: devices.largest(min(count, steps))[0])
   try:
     with Progress(console, point.epochs, config.epochs) as progress:
       for epoch in run_epochs(recipe, state, images, labels, first=current, last=last_epoch,
-                              run_epoch=pieces, taken=len(point.losses)):
+                              run_epoch=pieces, taken=len(point.losses),
+                              between=between if steering else None):
         state = epoch.state
         numbers = {'train_nll_nats': epoch.nll}
         last = epoch.number == config.epochs

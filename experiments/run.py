@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 
 import sparsejax
-from experiments import build, workdir
+from experiments import build, targets, workdir
 from experiments.choose import choose, require_number
 from experiments.data import Data, load
 from experiments.early_stopping import require_watched
@@ -174,7 +174,10 @@ def measure(config: ml_collections.ConfigDict, config_name: str, recipe: Recipe,
   # Zeros that the compact network still holds make no product smaller: a mask is all there is.
   masked = any(np.any(leaf == 0) for leaf in flatten(small['params']).values()
                if leaf.ndim >= 2 and not is_structured(leaf))
-  return ledger.assemble(ledger.describe_run(), measured, coded, scores, packed, {
+  reached = targets.ledger_keys(config, {
+      **measured, **coded, 'validation_error_percent': validation_error}) if (
+          config.get('target')) else {}
+  return ledger.assemble(ledger.describe_run(), measured, coded, scores, packed, reached, {
       'dataset': config.dataset,
       'data_hash': data.dataset.hash,
       'config': config_name,

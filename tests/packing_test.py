@@ -15,8 +15,8 @@ def table(per_entry):
   forms = [(operation, form) for operation in cost.OPERATIONS
            for form in ('gather', 'gather_t', 'scan', 'scan_t')]
   dense = {operation: {(4096, 8): 100.0, (8192, 8): 100.0} for operation in cost.OPERATIONS}
-  return cost.Table('made up', 128, dict.fromkeys(forms, grid),
-                    dict.fromkeys(forms, {key: per_entry for key in grid}), dense, dense)
+  return cost.Table('made up', 128, 2**20, 2**24, dict.fromkeys(forms, grid),
+                    *2 * [dict.fromkeys(forms, {key: per_entry for key in grid})], dense, dense)
 
 
 @pytest.fixture

@@ -20,7 +20,8 @@ import ml_collections
 
 from experiments import build
 
-CORE = ('sparsejax.training.fit', 'sparsejax.training.loop', 'sparsejax.training.evaluate',
+CORE = ('sparsejax.training.fit', 'sparsejax.training.loop', 'sparsejax.training.pieces',
+        'sparsejax.training.evaluate',
         'sparsejax.compaction.compact', 'sparsejax.codec.weights_file', 'sparsejax.ledger.count',
         'experiments.choose', 'experiments.datasets.dataset')
 # Of these modules only the definitions named count, and their imports are not followed; of
@@ -32,6 +33,7 @@ PARTS: dict[str, tuple[str, ...] | None] = {           # None: the whole module
     'experiments.optimisers': None,
     'experiments.early_stopping': None,
 }
+TARGET = ('sparsejax.targeted', 'experiments.targets')
 SCHEDULES = 'experiments.schedules'
 SCHEDULES_USE = {       # schedule: (modules, other definitions of experiments.schedules)
     'cubic_sparsity': (('sparsejax.regularisers.magnitude',), ()),
@@ -52,7 +54,8 @@ def code_hash(config: ml_collections.ConfigDict, extra: Iterable[str] = ()) -> s
   modules = {build.MODELS[config.model.name].__module__, *extra,
              *(module for more, _ in used for module in more),
              *(build.METHODS[name].__module__ for name in methods),
-             *(('sparsejax.packing',) if config.get('pack') else ())} - PARTS.keys()
+             *(('sparsejax.packing',) if config.get('pack') else ()),
+             *(TARGET if config.get('target') else ())} - PARTS.keys()
   definitions = schedules.union(*(names for _, names in used))
   parts = {**PARTS, SCHEDULES: tuple(sorted(definitions))}
   digest = hashlib.sha256()

@@ -53,6 +53,11 @@ _QUALITY = {
     'validation_error_percent': Key(
         float, 'error on the validation set, percent; null where nothing was held out', True),
     'selected_by': Key(str, 'what chose this network among its epochs or siblings'),
+    'target': Key(str, 'what the strengths were moved to meet: density, bytes (of the container), '
+                  'validation_error_percent', added=True),
+    'target_value': Key(float, 'the value that was wanted of it', added=True),
+    'target_reached': Key(float, 'the value that was got', added=True),
+    'target_relative_difference': Key(float, 'target_reached / target_value - 1', added=True),
     'test_error_percent': Key(float, 'error of the deployed network on the test set, percent'),
     'test_nll_nats': Key(
         float, 'mean negative log-likelihood, nats per label: of a test example, or of its tokens'),

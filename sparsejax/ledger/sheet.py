@@ -31,6 +31,10 @@ def _heading(ledger):
       f'{ledger["device"]}, {ledger["threads"]} threads, JAX {ledger["jax_version"]}, commit '
       f'{ledger["commit"]}, {ledger["time_utc"]}',
   ]
+  if 'target' in ledger:
+    off = 100 * ledger['target_relative_difference']
+    lines.append(f'target: {ledger["target"]} {ledger["target_value"]:,g}; reached '
+                 f'{ledger["target_reached"]:,g}, {off:+.1f} % off')
   if ledger['simulated']:
     lines.append(f'simulated, only a mask stands behind: {", ".join(ledger["simulated"])}')
   return Text('\n'.join(lines))

@@ -44,12 +44,14 @@ class NonFiniteLoss(FloatingPointError):
 
 def run_epochs(recipe: Recipe, state: TrainState, images: Array, targets: Any, *,
                first: int = 1, last: int, run_epoch: EpochFunction | None = None,
-               taken: int = 0) -> Iterator[Epoch]:
+               taken: int = 0,
+               between: Callable[[int, TrainState], TrainState] | None = None) -> Iterator[Epoch]:
   """Trains from epoch `first` to `last`, both included, and yields after each.
 
   Args:
     run_epoch: (state, images, targets) -> (state, NLL per step) of the epoch, or of its part up to
       one that is not finite; None for one compiled scan.
+    between: (number, state after that epoch) -> the state to go on with.
     taken: steps of epoch `first` that the state has behind it, where `run_epoch` goes on inside.
 
   Raises:
@@ -62,6 +64,8 @@ def run_epochs(recipe: Recipe, state: TrainState, images: Array, targets: Any, *
     losses = np.asarray(per_step)
     if not np.all(np.isfinite(losses)) or first_non_finite(state.params) is not None:
       raise diagnose(recipe, before, images, targets, number, taken if number == first else 0)
+    if between is not None:
+      state = between(number, state)
     yield Epoch(number, state, float(losses.mean()))
 
 

@@ -5,8 +5,9 @@ product, form, block side and number of rows it holds
 
   microseconds = fixed * (inputs + outputs) / (inputs + outputs measured) + per_entry * entries,
 
-and for the dense product microseconds over rows and matrix size. Between measured points the
-logarithms are interpolated; beyond them time grows with the work.
+and for the dense product microseconds over rows and matrix size. An entry costs more where the
+stored blocks do not fit the caches: it is measured on a small and on a large matrix. Between
+measured points the logarithms are interpolated; beyond them time grows with the work.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from sparsejax.kernels.block_sparse import xla
 from sparsejax.kernels.block_sparse.backend import Problem
 
 OPERATIONS = ('matmul', 'transposed', 'weight_gradient')
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+GRIDS = ('fixed', 'per_entry', 'cold_per_entry', 'dense', 'densified')
 # Sides to which a device's matrix units pad a block: lanes of a TPU, tiles of Hopper's wgmma.
 SMALLEST_TILE = {'tpu': 128, 'gpu': 64}
 
@@ -32,15 +34,20 @@ class Table(NamedTuple):
 
   Attributes:
     device: what was measured, in words. width: inputs + outputs at the fixed costs.
+    warm_bytes, cold_bytes: of the stored blocks for which the costs of an entry were measured.
     fixed, per_entry: {(operation, form): {(block side, rows): microseconds}}.
+    cold_per_entry: the same as per_entry, for blocks that do not fit the caches.
     dense: {operation: {(entries of the matrix, rows): microseconds}}, weight given dense.
     densified: the same with the blocks scattered into the matrix first.
   """
 
   device: str
   width: int
+  warm_bytes: float
+  cold_bytes: float
   fixed: Mapping[tuple[str, str], Mapping[tuple[int, int], float]]
   per_entry: Mapping[tuple[str, str], Mapping[tuple[int, int], float]]
+  cold_per_entry: Mapping[tuple[str, str], Mapping[tuple[int, int], float]]
   dense: Mapping[str, Mapping[tuple[int, int], float]]
   densified: Mapping[str, Mapping[tuple[int, int], float]]
 
@@ -50,10 +57,15 @@ class Table(NamedTuple):
     width = sum(n * b for n, b in zip(problem.grid, problem.block))
     at = (side, problem.m)
     fixed = interpolate(self.fixed[operation, form], at, work=0)
-    per_entry = interpolate(self.per_entry[operation, form], at, work=2)
     entries = problem.entries
     if form == 'unroll' and problem.frozen is not None:
       entries = sum(map(len, problem.frozen))
+    stored = 4 * max(entries, 1) * math.prod(problem.block)
+    share = math.log(stored / self.warm_bytes) / math.log(self.cold_bytes / self.warm_bytes)
+    share = min(max(share, 0.0), 1.0)
+    warm = interpolate(self.per_entry[operation, form], at, work=2)
+    cold = interpolate(self.cold_per_entry[operation, form], at, work=2)
+    per_entry = warm ** (1 - share) * cold ** share
     return fixed * width / self.width + per_entry * entries
 
   def dense_microseconds(self, operation: str, problem: Problem, scatter: bool) -> float:
@@ -94,8 +106,9 @@ def to_json(table: Table, **provenance: Any) -> str:
              'points': [[*at, round(value, 4)] for at, value in sorted(points.items())]}
             for key, points in sorted(group.items())]
   fields = {name: grids(getattr(table, name))
-            for name in ('fixed', 'per_entry', 'dense', 'densified')}
+            for name in GRIDS}
   contents = {'format_version': FORMAT_VERSION, 'device': table.device, 'width': table.width,
+              'warm_bytes': table.warm_bytes, 'cold_bytes': table.cold_bytes,
               'provenance': provenance, **fields}
   return json.dumps(contents, indent=None, separators=(',', ':')).replace('{"key"', '\n{"key"') + (
       '\n')
@@ -115,8 +128,8 @@ def from_json(text: str) -> Table:
   def group(entries):
     return {entry['key'] if isinstance(entry['key'], str) else tuple(entry['key']):
             {(a, b): value for a, b, value in entry['points']} for entry in entries}
-  return Table(contents['device'], contents['width'], *(
-      group(contents[name]) for name in ('fixed', 'per_entry', 'dense', 'densified')))
+  return Table(*(contents[name] for name in ('device', 'width', 'warm_bytes', 'cold_bytes')),
+               *(group(contents[name]) for name in GRIDS))
 
 
 @functools.cache

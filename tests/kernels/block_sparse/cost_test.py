@@ -24,16 +24,20 @@ def grid(law, firsts, seconds):
   return {(f, s): law(f, s) for f in firsts for s in seconds}
 
 
-def table(per_entry=1e-3, dense=1e-6):
-  """A machine where an entry costs per_entry * side^1.5 * rows and a dense product per work."""
+def table(per_entry=1e-3, dense=1e-6, cold=1.0):
+  """A machine where an entry costs per_entry * side^1.5 * rows and a dense product per work.
+
+  From 2^24 bytes on an entry costs `cold` times what it costs up to 2^20.
+  """
   keys = [(operation, form) for operation in cost.OPERATIONS for form in (
       xla.GRADIENT_FORMS if operation == 'weight_gradient' else xla.FORMS)]
   # Forms in order cost more and more.
   factor = {form: 1 + i for i, form in enumerate(xla.FORMS)}
   return cost.Table(
-      'a made-up machine', 1000,
+      'a made-up machine', 1000, 2**20, 2**24,
       {key: grid(power(0, 0.5, 2.0 * factor[key[1]]), SIDES, ROWS) for key in keys},
       {key: grid(power(1.5, 1, per_entry * factor[key[1]]), SIDES, ROWS) for key in keys},
+      {key: grid(power(1.5, 1, cold * per_entry * factor[key[1]]), SIDES, ROWS) for key in keys},
       {operation: grid(power(1, 1, dense), SIZES, ROWS) for operation in cost.OPERATIONS},
       {operation: grid(power(1, 1, 2 * dense), SIZES, ROWS) for operation in cost.OPERATIONS})
 
@@ -68,13 +72,25 @@ def test_predictions_are_those_of_the_machine():
   assert made.dense_microseconds('matmul', PROBLEM, True) == pytest.approx(2e-6 * work, rel=1e-9)
 
 
+@pytest.mark.parametrize('entries, factor', [(2**4, 1), (2**12, 1), (2**14, 2), (2**16, 4),
+                                             (2**19, 4)])
+def test_blocks_beyond_the_caches_cost_more_by_the_logarithm_of_their_bytes(entries, factor):
+  # A block of 8 x 8 float32 has 2^8 bytes: the caches hold 2^12 of them, a fourfold cost begins at
+  # 2^16, and the geometric middle costs its square root.
+  problem = Problem(100, (8, 8), (20, 10), entries, 'float32', 'cpu')
+  warm, cold = (table(cold=c).sparse_microseconds('matmul', 'scan', problem) for c in (1.0, 4.0))
+  fixed = table(per_entry=1e-30).sparse_microseconds('matmul', 'scan', problem)
+  assert (cold - fixed) / (warm - fixed) == pytest.approx(factor, rel=1e-9)
+
+
 def test_json_brings_the_table_back():
   made = table()
   text = cost.to_json(made, commit='abc')
   assert json.loads(text)['provenance'] == {'commit': 'abc'}
   back = cost.from_json(text)
   assert back.device == made.device and back.width == made.width
-  for name in ('fixed', 'per_entry', 'dense', 'densified'):
+  assert (back.warm_bytes, back.cold_bytes) == (made.warm_bytes, made.cold_bytes)
+  for name in cost.GRIDS:
     before, after = getattr(made, name), getattr(back, name)
     assert before.keys() == after.keys()
     for key in before:
@@ -84,8 +100,8 @@ def test_json_brings_the_table_back():
 
 
 def test_another_version_of_the_format_is_refused():
-  text = cost.to_json(table()).replace('"format_version":1', '"format_version":7')
-  with pytest.raises(ValueError, match='format version 7, not 1; measure it again: python -m'):
+  text = cost.to_json(table()).replace('"format_version":2', '"format_version":7')
+  with pytest.raises(ValueError, match='format version 7, not 2; measure it again: python -m'):
     cost.from_json(text)
 
 

@@ -1,0 +1,190 @@
+"""Strength by target: `config.target` in place of strengths tried by hand.
+
+  config.target = {'density': 0.02}                    # of the weights of all kernels
+  config.target = {'bytes': 20_000}                    # of the network's file, model.sjx
+  config.target = {'validation_error_percent': 1.5}    # as few weights as that allows
+
+Further fields: begin_epoch (0), ramp_epochs (0.4 of all), response_steps (500), and rules, the names
+of those whose strengths move (all but weight decay). What moves the strengths is
+`sparsejax.targeted`; for bytes and error the density it steers to is set anew after each epoch:
+
+* bytes: density now * (bytes wanted / bytes now). A file is nearly proportional to what it holds.
+* error: after the ramp, down by 5 % where the error is below the target by a tenth and more, up by
+  5 % for each tenth that it is above, at most by 25 %; in between it stays.
+"""
+
+from __future__ import annotations
+
+import math
+import pathlib
+import re
+import tempfile
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+import sparsejax
+from experiments.data import Data
+from experiments.model_file import MODEL_FILE, with_packed
+from experiments.names import near
+from experiments.schedules import whole_steps
+from sparsejax.codec import container
+from sparsejax.compaction.compact import compact
+from sparsejax.targeted import CONTROL, kernel_density
+from sparsejax.training.evaluate import jit_summary
+from sparsejax.training.fit import Recipe, TrainState, deployed_collections, evaluation_params
+
+KINDS = ('density', 'bytes', 'validation_error_percent')
+OPTIONS = ('begin_epoch', 'ramp_epochs', 'response_steps', 'rules')
+UNMOVED = ('weight_decay', 'dropout')
+RAMP = 0.4                 # of all epochs
+RESPONSE_STEPS = 500       # in which Adam at a rate of 1e-3 moves a gate's logit by a half
+LOOKS = 20                 # in a response time
+LEAST_DENSITY = 1e-4
+ERROR_BAND, STEP, LARGEST_RISE = 0.1, 0.05, 0.25
+FIRST_ERROR_DENSITY = 0.1  # the ramp's end, where the search for the error begins
+
+
+class Target(NamedTuple):
+  """What is to be met: one of `KINDS`, its value, and how the strengths get there (epochs)."""
+
+  kind: str
+  value: float
+  begin_epoch: float
+  ramp_epochs: float
+  response_steps: float
+  rules: tuple[str, ...]
+
+
+def read(config: ml_collections.ConfigDict) -> Target:
+  """Returns the target of a config.
+
+  Raises:
+    ValueError: for no or several kinds, a field that is not known, a value out of range, a rule
+      that is not there, has no strength, or whose strength follows a schedule.
+  """
+  fields = config.target.to_dict()
+  for name in fields:
+    if name not in (*KINDS, *OPTIONS):
+      raise ValueError(f'config.target has no field {name!r}; {near(name, (*KINDS, *OPTIONS))}'
+                       f'fields are {", ".join((*KINDS, *OPTIONS))}')
+  given = [kind for kind in KINDS if kind in fields]
+  if len(given) != 1:
+    raise ValueError(f'config.target needs one of {", ".join(KINDS)}; it has '
+                     f'{" and ".join(given) or "none"}')
+  kind = given[0]
+  value = fields[kind]
+  most = {'density': 1.0, 'bytes': math.inf, 'validation_error_percent': 100.0}[kind]
+  if not (isinstance(value, (int, float)) and 0 < value <= most and math.isfinite(value)):
+    raise ValueError(f'config.target.{kind}={value!r} must be above 0'
+                     + (f' and at most {most:g}' if math.isfinite(most) else ''))
+  moved = tuple(fields.get('rules') or (name for name, rule in config.regulariser.items()
+                                        if 'strength' in rule and rule.method not in UNMOVED))
+  for name in moved:
+    if name not in config.regulariser:
+      raise ValueError(f'config.target.rules: {name!r} is no rule; '
+                       f'{near(name, list(config.regulariser))}rules are '
+                       f'{", ".join(config.regulariser)}')
+    strength = config.regulariser[name].get('strength')
+    if not isinstance(strength, (int, float)) or strength <= 0:
+      raise ValueError(f'config.regulariser.{name}.strength={strength!r} must be a number above 0 '
+                       'for config.target to move it: its order of magnitude')
+  if not moved:
+    raise ValueError('config.target finds no rule with a strength to move; rules are '
+                     f'{", ".join(config.regulariser) or "none"}')
+  return Target(kind, float(value), float(fields.get('begin_epoch', 0)),
+                float(fields.get('ramp_epochs', RAMP * config.epochs)),
+                float(fields.get('response_steps', RESPONSE_STEPS)), moved)
+
+
+def steered(config: ml_collections.ConfigDict, regulariser: sparsejax.Regulariser,
+            steps_per_epoch: int) -> sparsejax.Regulariser:
+  """Returns the regulariser with strengths that move towards config.target."""
+  target = read(config)
+
+  def steps(name: str) -> int:
+    return whole_steps(getattr(target, name), steps_per_epoch, f'config.target.{name}')
+  first = {'density': target.value, 'bytes': 1.0,
+           'validation_error_percent': FIRST_ERROR_DENSITY}[target.kind]
+  return sparsejax.targeted(
+      regulariser, first, begin_step=round(target.begin_epoch * steps_per_epoch),
+      ramp_steps=steps('ramp_epochs'), response_steps=target.response_steps,
+      every=max(1, round(target.response_steps / LOOKS)),
+      strengths=f'({"|".join(map(re.escape, target.rules))})/(.*/)?strength')
+
+
+class Steering:
+  """Sets the density that the controller steers to, after each epoch; for a density, nothing.
+
+  Args:
+    recipe, data: of the run. config: with a target.
+  """
+
+  def __init__(self, config: ml_collections.ConfigDict, recipe: Recipe, data: Data):
+    self._target = read(config)
+    self._recipe = recipe
+    self._watched = jnp.asarray(data.watched_images), jnp.asarray(data.watched_labels)
+    self._example_shape = (1, *data.images.shape[1:])
+    self._summary = jit_summary(recipe._replace(mesh=None))
+    if self._target.kind == 'validation_error_percent' and data.watched != 'validation':
+      raise ValueError('config.target.validation_error_percent needs held-out examples; set '
+                       'config.validation_examples above 0')
+
+  def after(self, epoch: int, state: TrainState) -> TrainState:
+    """Returns the state after `epoch` whole epochs with the density wanted from now on."""
+    target = self._target
+    if target.kind == 'density':
+      return state
+    if target.kind == 'bytes':
+      now = float(kernel_density(sparsejax.densify(self._recipe.regulariser.weights(
+          evaluation_params(self._recipe, state), state.method_state))))
+      wanted = now * target.value / file_bytes(self._recipe, state, self._example_shape)
+    elif epoch < target.begin_epoch + target.ramp_epochs:
+      return state
+    else:
+      error = float(self._summary(state, *self._watched)['error_percent'])
+      wanted = next_density(float(state.method_state[CONTROL]['density']), error, target.value)
+    wanted = min(max(wanted, LEAST_DENSITY), 1.0)
+    control = {**state.method_state[CONTROL], 'density': jnp.asarray(wanted, jnp.float32)}
+    return state._replace(method_state={**state.method_state, CONTROL: control})
+
+
+def next_density(density: float, error: float, wanted: float) -> float:
+  """Returns the density to steer to after an epoch whose error was `error`, both in percent."""
+  above = error / wanted - 1
+  if above <= -ERROR_BAND:
+    return density * (1 - STEP)
+  if above <= 0:
+    return density
+  return density * (1 + min(math.ceil(above / ERROR_BAND) * STEP, LARGEST_RISE))
+
+
+def file_bytes(recipe: Recipe, state: TrainState, example_shape: tuple[int, ...]) -> int:
+  """Returns the bytes of the container that the compact network would be shipped in."""
+  params = jax.device_get(evaluation_params(recipe, state))
+  deployed = sparsejax.finalise(recipe.regulariser, params, jax.device_get(state.method_state))
+  variables = {'params': sparsejax.densify(deployed),
+               **jax.device_get(deployed_collections(state.collections))}
+  compacted = compact(recipe.model, variables, example_shape=example_shape)
+  with tempfile.TemporaryDirectory() as folder:
+    return container.write(pathlib.Path(folder) / MODEL_FILE,
+                           with_packed(compacted.variables, deployed), model=compacted.model,
+                           facts={}, provenance={})
+
+
+def ledger_keys(config: ml_collections.ConfigDict, sheet: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the ledger's keys on how near a run came to its target.
+
+  Args:
+    sheet: what was measured: weights_kept, weights_total, bytes_coded, validation_error_percent.
+  """
+  target = read(config)
+  reached = {'density': lambda: sheet['weights_kept'] / sheet['weights_total'],
+             'bytes': lambda: float(sheet['bytes_coded']),
+             'validation_error_percent': lambda: sheet['validation_error_percent']}[target.kind]()
+  return {'target': target.kind, 'target_value': target.value, 'target_reached': float(reached),
+          'target_relative_difference': float(np.float64(reached) / target.value - 1)}
