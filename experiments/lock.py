@@ -15,6 +15,10 @@ LOCK_FILE = 'lock'
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
+class InUse(ValueError):
+  """Another process holds the folder."""
+
+
 @contextlib.contextmanager
 def held(folder: pathlib.Path, warn: Callable[[str], None]) -> Iterator[None]:
   """Holds the folder for this process; the file `lock` in it says who does, and goes at the end.
@@ -23,7 +27,7 @@ def held(folder: pathlib.Path, warn: Callable[[str], None]) -> Iterator[None]:
   means nothing. `warn` is told where the file system has no locks, as some of clusters have not.
 
   Raises:
-    ValueError: if another process holds it; the message names its id and host.
+    InUse: if another process holds it; the message names its id and host.
     OSError: if the file cannot be written.
   """
   path = folder / LOCK_FILE
@@ -34,8 +38,8 @@ def held(folder: pathlib.Path, warn: Callable[[str], None]) -> Iterator[None]:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
       except BlockingIOError as error:
         holder = os.pread(file, 1000, 0).decode(errors='replace').strip() or 'another process'
-        raise ValueError(f'workdir {folder} is in use by {holder}; wait for it, stop it, or use '
-                         'another --workdir') from error
+        raise InUse(f'workdir {folder} is in use by {holder}; wait for it, stop it, or use '
+                    'another --workdir') from error
       except OSError as error:
         if error.errno not in _UNSUPPORTED:
           raise

@@ -2,6 +2,8 @@
 
 While a run trains, the question waits for the next point at which its state can be kept, within
 seconds; at any other time it stops the run at once, since every file is written atomically.
+Members of a sweep that are trained together keep their states at the end of an epoch alone, so they
+stop after the one that runs.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -31,20 +33,27 @@ class Stopped(BaseException):
 
 
 class StopSignals:
-  """What has been asked since `listening` began. Elsewhere, and in threads, nobody asks."""
+  """What has been asked since `listening` began. Elsewhere, and in threads, nobody asks.
 
-  def __init__(self) -> None:
+  Args:
+    signals: that ask.
+    again: whether a second signal of a kind has its usual effect, as who sits at a keyboard wants.
+      A scheduler may send one twice, and SIGKILL when it has waited long enough.
+  """
+
+  def __init__(self, signals: Sequence[int] = SIGNALS, again: bool = True) -> None:
+    self._signals, self._again = tuple(signals), again
     self._before: dict[int, Any] = {}
     self._asked: int | None = None
     self._patient = False
 
   @contextlib.contextmanager
   def listening(self) -> Iterator[None]:
-    """Takes the signals, and gives them back; a second one of a kind has its usual effect."""
+    """Takes the signals, and gives them back."""
     if threading.current_thread() is not threading.main_thread():
       yield                                   # only the main thread is sent signals
       return
-    self._before = {number: signal.signal(number, self._ask) for number in SIGNALS}
+    self._before = {number: signal.signal(number, self._ask) for number in self._signals}
     try:
       yield
     finally:
@@ -71,7 +80,7 @@ class StopSignals:
 
   @property
   def number(self) -> int:
-    """The signal that waits, or 0."""
+    """The last signal that asked, or 0."""
     return self._asked or 0
 
   def ask(self, number: int) -> None:
@@ -85,7 +94,9 @@ class StopSignals:
 
   def _ask(self, number: int, frame: FrameType | None) -> None:
     del frame
-    signal.signal(number, self._before[number])
+    if self._again:
+      signal.signal(number, self._before[number])
+    told = self.asked and not self._again
     self._asked = number
-    if not self._patient:
+    if not self._patient and not told:
       raise Stopped(number, KEPT_BEFORE)

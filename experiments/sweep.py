@@ -16,7 +16,18 @@ get_sweep(variant).
 Each member gets the folder --workdir/<name>, as experiments.train would leave it. The same command
 goes on where it stopped; with other values it adds what is new. At the end stand a table of all
 members (sweep.csv) and the Pareto front of validation error against bytes and milliseconds.
---status tells how the members stand, and stops.
+--status tells how the members stand, and stops. SIGTERM and SIGINT stop a sweep: members that are
+trained together after the epoch that runs, one by itself within seconds. One that diverged stays
+as it is; remove its diverged.json, and the same command trains it again.
+
+--launcher=slurm gives the sweep to a cluster (pip install 'sparsejax[slurm]'), as a job array with
+one task a program, and comes back at once:
+
+  ... --launcher=slurm --partition=gpu --time=4:00:00 --gpus_per_task=1 --sbatch=account=lab
+
+A task that is preempted, or reaches its time limit, keeps its states and goes on when SLURM starts
+it again. Logs are in --workdir/slurm; the last task to end writes the table and the front. The same
+command submits what failed and what is new; --status shows how the logs of failed tasks end.
 """
 
 import os
@@ -27,6 +38,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from experiments import command_line
+from experiments.launchers.options import Options, passed_on
 from experiments.stopping import Stopped, StopSignals
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file, see experiments/configs.',
@@ -38,6 +50,18 @@ _AT_ONCE = flags.DEFINE_integer('members_at_once', 0, 'Members trained together;
                                 'memory holds, 1 for one after the other.', lower_bound=0)
 _SAVE_MINUTES = flags.DEFINE_float('save_minutes', 10.0, 'States are kept after so many minutes at '
                                    'the latest, at the end of an epoch.', lower_bound=0.0)
+_LAUNCHER = flags.DEFINE_enum('launcher', 'local', ['local', 'slurm'], 'Where the members are '
+                              'trained: here, or by tasks of a job array.')
+_PARTITION = flags.DEFINE_string('partition', None, 'Of SLURM, as the next five are: see sbatch.')
+_TIME = flags.DEFINE_string('time', None, 'Time limit of a task, such as 4:00:00; a task that '
+                            'reaches it goes on later.')
+_CPUS = flags.DEFINE_integer('cpus_per_task', None, 'Cores of a task.', lower_bound=1)
+_GPUS = flags.DEFINE_integer('gpus_per_task', None, 'GPUs of a task.', lower_bound=0)
+_MEM = flags.DEFINE_string('mem', None, 'Memory of a task, such as 16G.')
+_SBATCH = flags.DEFINE_multi_string('sbatch', [], 'Another option of sbatch, name=value or name; '
+                                    'may be given several times.')
+_PROGRAM = flags.DEFINE_string('program', None, 'What a task of a job array runs; the launcher '
+                               'gives it.')
 
 
 def overrides_of(text, config, path):
@@ -79,28 +103,56 @@ def show_status(folder):
   """Prints how the members of a sweep stand."""
   from rich.console import Console
 
-  from experiments.sweeps import status
+  from experiments.launchers import standing
   from experiments.sweeps.members import recorded_members
-  Console().print(status.table(folder, recorded_members(folder)))
+  standing.show(folder, recorded_members(folder), Console())
+
+
+def run_task(folder, program):
+  """Trains the members of one program, as a task of a job array."""
+  from experiments.launchers import task
+  stop = task.signals()
+  with stop.listening():
+    task.run(folder.absolute(), program, stop, at_once=_AT_ONCE.value,
+             save_minutes=_SAVE_MINUTES.value)
+
+
+def run_sweep(folder, options):
+  """Trains all members here, or gives them to SLURM."""
+  path = config_flags.get_config_filename(flags.FLAGS['config'])
+  overrides = overrides_of(_SWEEP.value, _CONFIG.value, path)
+  name = os.path.relpath(path)
+  if _LAUNCHER.value == 'slurm':
+    from experiments.launchers import slurm
+    slurm.launch(_CONFIG.value, overrides, folder, name, options,
+                 passed_on(_AT_ONCE.value, _SAVE_MINUTES.value))
+    return
+  from experiments.sweeps import runner
+  stop = StopSignals()
+  with stop.listening():
+    runner.sweep(_CONFIG.value, overrides, folder, name, at_once=_AT_ONCE.value, stop=stop,
+                 save_minutes=_SAVE_MINUTES.value)
 
 
 def main(arguments: list[str]) -> None:
   if len(arguments) > 1:
     raise app.UsageError(f'unexpected arguments {arguments[1:]}; every option is a --flag')
   # Imports stand in functions so that --help answers at once.
-  command_line.require('workdir', None if _STATUS.value else 'config')
+  command_line.require('workdir', None if _STATUS.value or _PROGRAM.value else 'config')
   logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every checkpoint
-  stop, folder = StopSignals(), pathlib.Path(str(_WORKDIR.value))
+  folder = pathlib.Path(str(_WORKDIR.value))
+  options = Options(_PARTITION.value, _TIME.value, _CPUS.value, _GPUS.value, _MEM.value,
+                    tuple(_SBATCH.value))
   try:
+    if options.given() and _LAUNCHER.value != 'slurm':
+      raise ValueError(f'--{options.given()[0]} is for --launcher=slurm; give that too, or leave '
+                       'it out')
     if _STATUS.value:
       show_status(folder)
-      return
-    path = config_flags.get_config_filename(flags.FLAGS['config'])
-    overrides = overrides_of(_SWEEP.value, _CONFIG.value, path)
-    from experiments.sweeps import runner
-    with stop.listening():
-      runner.sweep(_CONFIG.value, overrides, folder, os.path.relpath(path),
-                   at_once=_AT_ONCE.value, stop=stop, save_minutes=_SAVE_MINUTES.value)
+    elif _PROGRAM.value is not None:
+      run_task(folder, _PROGRAM.value)
+    else:
+      run_sweep(folder, options)
   except Stopped as stopped:
     print(stopped, file=sys.stderr)
     sys.exit(stopped.exit_code)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import itertools
 import json
 import pathlib
 import shutil
@@ -107,11 +108,12 @@ def _arrays(data: SharedData) -> tuple[Any, Any, Any]:
 
 def record_population(root: pathlib.Path, members: Sequence[Member]) -> pathlib.Path:
   """Makes the folder of a population, which says who its members are; returns it."""
-  number = 0
-  while (root / f'{number}').exists():
-    number += 1
-  folder = root / f'{number}'
-  folder.mkdir(parents=True)
+  root.mkdir(parents=True, exist_ok=True)
+  for number in itertools.count():
+    folder = root / f'{number}'
+    with contextlib.suppress(FileExistsError):      # tasks of a job array look for one too
+      folder.mkdir()
+      break
   names = [member.name for member in members]
   write_atomically(folder / MEMBERS_FILE, (json.dumps({'members': names}) + '\n').encode())
   return folder

@@ -6,7 +6,7 @@ import fcntl
 import os
 import pathlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from rich.table import Table
@@ -19,10 +19,11 @@ from sparsejax.training.metrics import METRICS_FILE, read_metrics
 LEDGER_FILE = 'ledger.json'
 DONE, DIVERGED, RUNNING, INTERRUPTED, MISSING = (
     'done', 'diverged', 'running', 'interrupted', 'missing')
+QUEUED, FAILED = 'queued', 'failed'          # on a cluster alone, see launchers/standing.py
 
 
 class Status(NamedTuple):
-  """`state` is one of the five above; `epoch` the last whole one; `error` the last measured, %."""
+  """`state` is one of those above; `epoch` the last whole one; `error` the last measured, %."""
 
   state: str
   epoch: int
@@ -64,17 +65,23 @@ def is_held(folder: pathlib.Path) -> bool:
 
 
 def table(folder: pathlib.Path, members: Sequence[Member]) -> Table:
-  """Returns a row for each member, and how many there are of each state."""
+  """Returns a row for each member, and how many there are of each state, by their folders."""
+  return table_of(folder, members, {member.name: state_of(folder, member) for member in members})
+
+
+def table_of(folder: pathlib.Path, members: Sequence[Member],
+             states: Mapping[str, Status]) -> Table:
+  """Returns the table of members that stand as `states` has it by name."""
   shown = Table(title=f'Sweep in {folder}', title_justify='left')
   for name, justify in (('member', 'left'), ('state', 'left'), ('epoch', 'right'),
                         ('error, %', 'right'), ('note', 'left')):
     shown.add_column(name, justify=justify, no_wrap=name == 'member')  # type: ignore[arg-type]
   counts: Counter[str] = Counter()
   for member in members:
-    found = state_of(folder, member)
+    found = states[member.name]
     counts[found.state] += 1
     shown.add_row(member.name, found.state, f'{found.epoch}/{member.config.epochs}',
                   '' if found.error is None else f'{found.error:.2f}', found.note)
-  shown.caption = ', '.join(f'{counts[state]} {state}' for state in
-                            (DONE, RUNNING, INTERRUPTED, MISSING, DIVERGED) if counts[state])
+  order = (DONE, RUNNING, QUEUED, INTERRUPTED, MISSING, DIVERGED, FAILED)
+  shown.caption = ', '.join(f'{counts[state]} {state}' for state in order if counts[state])
   return shown

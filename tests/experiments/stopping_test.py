@@ -53,6 +53,23 @@ def test_a_stop_that_was_swallowed_comes_back():
         pytest.fail('it went on')
 
 
+def test_a_scheduler_may_send_a_signal_twice_and_others():
+  stop = StopSignals((signal.SIGTERM, signal.SIGUSR2), again=False)
+  with pytest.raises(Stopped, match='SIGTERM; it is all here'), stop.listening():
+    with stop.waiting():
+      send(signal.SIGUSR2)
+      send()
+      send()
+      stop.stop('it is all here')
+  stop = StopSignals((signal.SIGTERM, signal.SIGUSR2), again=False)
+  with stop.listening():
+    with pytest.raises(Stopped, match='SIGUSR2'):
+      send(signal.SIGUSR2)
+    send()                                     # while what was raised is on its way: no second one
+    assert stop.number == signal.SIGTERM
+  assert signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL
+
+
 def test_a_second_signal_has_its_usual_effect():
   stop = StopSignals()
   with pytest.raises(KeyboardInterrupt), stop.listening(), stop.waiting():

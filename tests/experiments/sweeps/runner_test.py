@@ -139,6 +139,32 @@ def test_one_that_diverges_is_kept_and_told_and_does_not_end_the_sweep(swept):
   assert not (folder / 'populations' / '0' / 'checkpoints').exists()
 
 
+def test_one_that_diverged_is_tried_again_once_its_note_is_removed(swept, tmp_path):
+  folder = tmp_path / 'copy'
+  shutil.copytree(swept[0], folder)
+  good = {path: path.read_bytes() for path in (folder / GOOD).rglob('*') if path.is_file()}
+  (folder / BAD / 'diverged.json').unlink()
+  states = [status.state_of(folder, member) for member in members.recorded_members(folder)]
+  assert [found.state for found in states] == ['done', 'missing']
+  found, text = sweep(folder, TWO)
+  assert 'going on with population 0' in text and f'{BAD}: diverged in epoch 1' in text
+  assert [entry.state for entry in found] == ['done', 'diverged']
+  assert read_diverged(folder / BAD) == read_diverged(swept[0] / BAD)
+  assert {path: path.read_bytes() for path in good} == good
+
+
+def test_a_program_of_a_recorded_sweep(swept, tmp_path):
+  folder = tmp_path / 'copy'
+  shutil.copytree(swept[0], folder)
+  (folder / 'sweep.csv').unlink()
+  console = Console(file=io.StringIO(), width=160)
+  runner.run_program(folder, [GOOD], console)
+  assert '1 members, 1 have ended' in console.file.getvalue()
+  assert (folder / 'sweep.csv').exists()            # the last to end writes the front
+  with pytest.raises(ValueError, match='has no members nobody; run the command'):
+    runner.run_program(folder, ['nobody'], console)
+
+
 def test_what_has_ended_is_not_run_again(swept, monkeypatch):
   folder = swept[0]
   monkeypatch.setattr(runner, 'run_population', None)

@@ -1,0 +1,1 @@
+"""Sweeps on clusters: a job array of SLURM, one task a program."""
