@@ -77,12 +77,16 @@ class MetricsLog:
     with _naming(self._folder):
       for event in events:
         event.wall_time = now
-        data = event.SerializeToString()
-        size = struct.pack('<Q', len(data))
-        # A record of TensorFlow: both parts have checksums.
-        self._events.write(size + struct.pack('<I', masked_crc32c(size)) + data
-                           + struct.pack('<I', masked_crc32c(data)))
+        self._events.write(record(event))
       self._events.flush()
+
+
+def record(event: Event) -> bytes:
+  """Returns an event as a record of TensorFlow: its length, and itself, each with a checksum."""
+  data = event.SerializeToString()
+  size = struct.pack('<Q', len(data))
+  return (size + struct.pack('<I', masked_crc32c(size)) + data
+          + struct.pack('<I', masked_crc32c(data)))
 
 
 def _scalars(row: Mapping[str, float]) -> list[Event]:

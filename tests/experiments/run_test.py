@@ -68,7 +68,8 @@ def finished(tmp_path_factory):
 def test_the_folder_is_complete(finished):
   folder = finished[0]
   assert {path.name for path in folder.iterdir()} == FILES
-  assert len(list((folder / 'tensorboard').iterdir())) == 1
+  assert [path.name for path in sorted((folder / 'tensorboard').iterdir())][1:] == [
+      'events.out.tfevents.hparams']
   assert sorted(path.name for path in (folder / 'checkpoints').iterdir()) == ['2', '4']
   assert all(path.suffix == '.png' for path in (folder / 'plots').iterdir())
   assert len(list((folder / 'plots').iterdir())) >= 3
