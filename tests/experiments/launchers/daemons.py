@@ -1,4 +1,4 @@
-"""SLURM's own daemons on this machine alone, in a folder of their own, for as long as a test runs."""
+"""The daemons of SLURM on this machine alone, in a folder of their own, while a test runs."""
 import contextlib
 import os
 import secrets
@@ -94,13 +94,13 @@ def told(environment, *command):
                         stderr=subprocess.STDOUT, check=False).stdout
 
 
-def wait_until(true, seconds, folder):
-  """Waits until true() holds; else fails, with what the daemons said."""
+def wait_until(true, seconds, folder, logs=None):
+  """Waits until true() holds; else fails, with what the daemons said, and the tasks in `logs`."""
   end_of_time = time.monotonic() + seconds
   while not true():
     if time.monotonic() > end_of_time:
       said = [f'{path.name}:\n{path.read_text(errors="replace")[-2000:]}'
-              for path in sorted(folder.glob('*.output'))]
+              for path in sorted([*folder.glob('*.output'), *(logs or folder).glob('*/*.out')])]
       raise AssertionError(f'not within {seconds} s\n' + '\n'.join(said))
     time.sleep(0.2)
 
