@@ -39,6 +39,9 @@ def commands(tmp_path_factory, run_commands):
       'list': [f'--config={folder / "list.py"}', new],
       'wrong': [f'--config={folder / "wrong.py"}', new],
       'status': ['--status', new],
+      'here': [CONFIG, new, '--sweep=seed=0..1', '--partition=gpu'],
+      'launcher': [CONFIG, new, '--sweep=seed=0..1', '--launcher=pbs'],
+      'program': [new, '--program=0.0'],
       'damaged': ['--status', f'--workdir={folder / "swept"}'],
   }
   results = run_commands(('experiments.sweeps.runner', 'experiments.command_line'),
@@ -49,7 +52,7 @@ def commands(tmp_path_factory, run_commands):
 
 def test_help_explains(commands):
   _, stdout, stderr = commands['help']
-  for text in ('--sweep', '--members_at_once', '--[no]status', 'logspace(-2, 1, 8)', 'get_sweep()'):
+  for text in ('--sweep', '--members_at_once', '--launcher', '--sbatch', '--[no]status', 'logspace(-2, 1, 8)', 'get_sweep()'):
     assert text in stdout, text
   assert 'Traceback' not in stderr
 
@@ -66,6 +69,9 @@ def test_help_explains(commands):
     ('text', "error: sweep: the config has no field 'sed'; did you mean 'seed'?"),
     ('list', "error: sweep: {'seed': 0} and {'seed': 0} give the same config"),
     ('wrong', "error: a sweep lists overrides such as {'seed': 0}; 3 is none"),
+    ('here', 'error: --partition is for --launcher=slurm; give that too, or leave it out'),
+    ('launcher', 'value should be one of <local|slurm>'),
+    ('program', 'holds no job array (no tasks.json)'),
     ('status', 'holds no sweep (no sweep.json)'),
     ('damaged', 'sweep.json is damaged'),
 ])
