@@ -17,6 +17,7 @@ from experiments.resume import Point, Stores, resume_point, stores
 from experiments.silent import NoCheckpoints, NoLog
 from experiments.stopping import StopSignals
 from experiments.targets import Steering
+from experiments.watchdogs import warnings
 from sparsejax.training.checkpoint import Checkpoints
 from sparsejax.training.evaluate import host_numbers, jit_summary
 from sparsejax.training.fit import Recipe, TrainState
@@ -57,7 +58,7 @@ def train(config: ml_collections.ConfigDict, recipe: Recipe, state: TrainState, 
         inside = f' and {len(point.losses)} of {steps} steps' if len(point.losses) else ''
         console.print(f'Going on after epoch {point.epochs}{inside}, from {folder}')
       state, total = _epochs(config, recipe, data, folder, console, stop, save_minutes, kept,
-                             point, devices)
+                             point, devices, warn)
       stop.ask(*devices.largest(stop.number))
     if kept.best is None or not devices.first:
       return state, total, 'the last epoch; nothing was chosen'
@@ -84,7 +85,8 @@ def _agreed(devices: Devices, find: Callable[[], Point], start: TrainState) -> P
 
 def _epochs(config: ml_collections.ConfigDict, recipe: Recipe, data: Data, folder: pathlib.Path,
             console: Console, stop: StopSignals, save_minutes: float, kept: Stores,
-            point: Point, devices: Devices) -> tuple[TrainState, float]:
+            point: Point, devices: Devices,
+            warn: Callable[[str], None]) -> tuple[TrainState, float]:
   """Trains from `point` to the end; returns the last state and the seconds of all epochs."""
   state, best = devices.place_state(point.state), kept.best
   if best is not None:
@@ -98,6 +100,7 @@ def _epochs(config: ml_collections.ConfigDict, recipe: Recipe, data: Data, folde
   now = time.perf_counter()
   current, clock, saved = point.epochs + 1, now - point.seconds, now
   log = MetricsLog(folder, resume_after=point.epochs) if devices.first else NoLog()
+  rows, told = list(point.rows), set[str]()
 
   def asked_or_due() -> tuple[bool, bool]:
     """Whether the run is to stop, and whether to keep its state: the same in all processes."""
@@ -144,6 +147,12 @@ def _epochs(config: ml_collections.ConfigDict, recipe: Recipe, data: Data, folde
         total += numbers['seconds']
         log.write(epoch.number, numbers)
         progress.show(epoch.number, numbers)
+        rows.append({'epoch': epoch.number, **numbers})
+        if 'density' in numbers:
+          for message in warnings(config, rows, state.params):
+            if message not in told:
+              warn(message)
+            told.add(message)
         if best is not None:
           best.see(epoch.number, numbers['validation_nll_nats'], devices.gather_state(state))
           last = last or best.ended

@@ -4,9 +4,10 @@
   config.target = {'bytes': 20_000}                    # of the network's file, model.sjx
   config.target = {'validation_error_percent': 1.5}    # as few weights as that allows
 
-Further fields: begin_epoch (0), ramp_epochs (0.4 of all), response_steps (500), and rules, the names
-of those whose strengths move (all but weight decay). What moves the strengths is
-`sparsejax.targeted`; for bytes and error the density it steers to is set anew after each epoch:
+Further fields: begin_epoch (0), ramp_epochs (0.4 of all), response_steps (a twentieth of the
+training), and rules, the names of those whose strengths move (all but weight decay). What moves
+them is `sparsejax.targeted`; for bytes and error the density it steers to is set anew after each
+epoch:
 
 * bytes: density now * (bytes wanted / bytes now). A file is nearly proportional to what it holds.
 * error: after the ramp, down by 5 % where the error is below the target by a tenth and more, up by
@@ -42,7 +43,7 @@ KINDS = ('density', 'bytes', 'validation_error_percent')
 OPTIONS = ('begin_epoch', 'ramp_epochs', 'response_steps', 'rules')
 UNMOVED = ('weight_decay', 'dropout')
 RAMP = 0.4                 # of all epochs
-RESPONSE_STEPS = 500       # in which Adam at a rate of 1e-3 moves a gate's logit by a half
+RESPONSES = 20             # times that a response fits into the training
 LOOKS = 20                 # in a response time
 LEAST_DENSITY = 1e-4
 ERROR_BAND, STEP, LARGEST_RISE = 0.1, 0.05, 0.25
@@ -56,7 +57,7 @@ class Target(NamedTuple):
   value: float
   begin_epoch: float
   ramp_epochs: float
-  response_steps: float
+  response_steps: float | None
   rules: tuple[str, ...]
 
 
@@ -98,7 +99,7 @@ def read(config: ml_collections.ConfigDict) -> Target:
                      f'{", ".join(config.regulariser) or "none"}')
   return Target(kind, float(value), float(fields.get('begin_epoch', 0)),
                 float(fields.get('ramp_epochs', RAMP * config.epochs)),
-                float(fields.get('response_steps', RESPONSE_STEPS)), moved)
+                fields.get('response_steps'), moved)
 
 
 def steered(config: ml_collections.ConfigDict, regulariser: sparsejax.Regulariser,
@@ -108,12 +109,13 @@ def steered(config: ml_collections.ConfigDict, regulariser: sparsejax.Regularise
 
   def steps(name: str) -> int:
     return whole_steps(getattr(target, name), steps_per_epoch, f'config.target.{name}')
+  response = target.response_steps or config.epochs * steps_per_epoch / RESPONSES
   first = {'density': target.value, 'bytes': 1.0,
            'validation_error_percent': FIRST_ERROR_DENSITY}[target.kind]
   return sparsejax.targeted(
       regulariser, first, begin_step=round(target.begin_epoch * steps_per_epoch),
-      ramp_steps=steps('ramp_epochs'), response_steps=target.response_steps,
-      every=max(1, round(target.response_steps / LOOKS)),
+      ramp_steps=steps('ramp_epochs'), response_steps=max(1, response),
+      every=max(1, round(response / LOOKS)),
       strengths=f'({"|".join(map(re.escape, target.rules))})/(.*/)?strength')
 
 

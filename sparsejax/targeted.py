@@ -2,17 +2,18 @@
 
 The strength is the multiplier of the constraint that a fraction of the weights stays; here it is
 moved while training goes on, as a dual variable is. Every few steps the density that would be
-deployed now, d, is compared with a reference r, which falls from 1 to the target. With h steps
-between two looks and T `response_steps`,
+deployed now, d, is compared with a reference r, which falls from 1 to the target. (Early on d is
+the density of the draw where that is smaller: gates are seen to close before they are shut.) With
+h steps between two looks and T `response_steps`,
 
-  error       = log d(t) + lead * slope of log d - log r(t + lead),      lead = 0.4 T,
+  error       = log d(t) + T * slope of log d - log r(t + T),
   log factor += error * h / T + error - error before,
   strength    = factor * strength given.
 
 Closing is easier than opening: what is shut gets hardly a gradient that would open it. So the
-factor starts at a hundredth, the reference slows down as it nears the target, the slope is looked
-ahead, and in the sum an error below 0 (too few weights) counts three times. The factor rises by no
-more than e^2 in a time T and falls at most twice as fast, lest it swing between extremes.
+factor starts low, the reference slows down as it nears the target, the slope is looked ahead, and
+in the sum an error below 0 (too few weights) counts twice. The factor rises by no more than e^2 in
+a time T and falls at most twice as fast, lest it swing between extremes.
 """
 
 from __future__ import annotations
@@ -26,24 +27,23 @@ import jax.numpy as jnp
 
 from sparsejax.paths import Tree, flatten, map_leaves
 from sparsejax.regulariser import Regulariser
-from sparsejax.structured import densify
+from sparsejax.structured import densify, is_structured
 
 Array = jax.Array
 
 CONTROL = 'control'          # the controller's part of the state, beside that of the method
-FIRST_FACTOR = 0.01
-PROPORTIONAL = 1.0
-RETREAT = 3.0
-LEAD = 0.4
+FIRST_FACTOR = 0.03
+RETREAT = 2.0
 SMOOTHING = 0.9              # of the slope
 RISE, FALL = 2.0, 4.0        # of the log of the factor in a response time, at most
 LARGEST_FACTOR = 1e6
 MARGIN = 1.02                # of the target, because what drifts at the end drifts downwards
+SETTLING = 0.5               # of the ramp, after it: from then on only what is deployed counts
 LEAST = 0.1                  # of the target: a density below it is taken for this
 
 
 def targeted(regulariser: Regulariser, density: Any, *, ramp_steps: int, begin_step: int = 0,
-             every: int = 25, response_steps: float = 500.0,
+             every: int = 25, response_steps: float = 500,
              strengths: str = r'(.*/)?strength') -> Regulariser:
   """Returns the regulariser with strengths that are moved until the deployed density is met.
 
@@ -57,7 +57,8 @@ def targeted(regulariser: Regulariser, density: Any, *, ramp_steps: int, begin_s
     begin_step, ramp_steps: the reference leaves 1 at the one, and reaches the target this many
       steps later. Leave about as many steps again for the weights to settle.
     every: steps between two looks at the density.
-    response_steps: T above, the time in which the density answers; an epoch or two.
+    response_steps: T above. A twentieth of the training, and no less than the steps a gate or a
+      variance takes to answer; where it is too short, the factor overshoots.
     strengths: pattern of the paths in the state that are moved.
 
   State: that of `regulariser`, and `control` with density, base (the strengths given, by path with
@@ -73,7 +74,6 @@ def targeted(regulariser: Regulariser, density: Any, *, ramp_steps: int, begin_s
                       ('response_steps', response_steps)):
     if value < 1:
       raise ValueError(f'{name}={value} must be at least 1')
-  lead = LEAD * response_steps
 
   def split(state):
     return {name: part for name, part in state.items() if name != CONTROL}, state[CONTROL]
@@ -104,15 +104,26 @@ def targeted(regulariser: Regulariser, density: Any, *, ramp_steps: int, begin_s
   def penalty(params, state, key=None):
     return regulariser.penalty(params, split(state)[0], key)
 
-  def look(params, state, control, step):
+  def log_density(params, state, step, key, target):
+    """The log of the density deployed; early in the ramp, that of the draw if it is smaller."""
+    deployed = regulariser.weights(params, state)
+    drawn = deployed if key is None else regulariser.weights(params, state, key)
+    drawn = map_leaves(lambda path, draw, leaf: leaf if is_structured(draw) else draw, drawn,
+                       deployed)
+    now, soft = (jnp.log(jnp.maximum(kernel_density(weights), LEAST * target))
+                 for weights in (deployed, drawn))
+    settled = jnp.clip((step - begin_step - ramp_steps) / (SETTLING * ramp_steps), 0.0, 1.0)
+    return (1 - settled) * jnp.minimum(now, soft) + settled * now
+
+  def look(params, state, control, step, key):
     """Returns the controller's state after a look at the density."""
     target, share = control['density'], every / response_steps
-    density = kernel_density(regulariser.weights(params, state))
-    now = jnp.log(jnp.maximum(density, LEAST * target))
+    now = log_density(params, state, step, key, target)
     slope = SMOOTHING * control['slope'] + (1 - SMOOTHING) * (now - control['now']) / every
-    error = now + lead * slope - log_reference(step + lead, begin_step, ramp_steps, target)
+    error = now + response_steps * slope - log_reference(step + response_steps, begin_step,
+                                                         ramp_steps, target)
     change = (jnp.where(error < 0, RETREAT, 1.0) * error * share
-              + PROPORTIONAL * (error - control['error']))
+              + error - control['error'])
     factor = control['log_factor'] + jnp.clip(change, -FALL * share, RISE * share)
     bound = math.log(LARGEST_FACTOR)
     begun = step >= begin_step
@@ -123,7 +134,8 @@ def targeted(regulariser: Regulariser, density: Any, *, ramp_steps: int, begin_s
   def update(params, state, *, step, weight_grads=None, key=None):
     inner, control = split(state)
     params, inner = regulariser.update(params, inner, step=step, weight_grads=weight_grads, key=key)
-    control = jax.lax.cond(step % every == 0, lambda control: look(params, inner, control, step),
+    control = jax.lax.cond(step % every == 0,
+                           lambda control: look(params, inner, control, step, key),
                            lambda control: control, control)
     return params, {**moved(inner, control), CONTROL: control}
 
@@ -142,8 +154,13 @@ def log_reference(step: Array | float, begin_step: int, ramp_steps: int,
 
   In between it is the log of the end times x (2 - x), where x is the fraction of the ramp done.
   """
+  return ramp_done(step, begin_step, ramp_steps) * jnp.log(jnp.minimum(MARGIN * density, 1.0))
+
+
+def ramp_done(step: Array | float, begin_step: int, ramp_steps: int) -> Array:
+  """Returns x (2 - x) for the fraction x of the ramp that is done: quick first, then slower."""
   done = jnp.clip((step - begin_step) / ramp_steps, 0.0, 1.0)
-  return done * (2 - done) * jnp.log(jnp.minimum(MARGIN * density, 1.0))
+  return done * (2 - done)
 
 
 def kernel_density(weights: Tree) -> Array:

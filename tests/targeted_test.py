@@ -72,18 +72,18 @@ def test_each_look_follows_the_law():
                     response_steps=response)
   params, state = method.init(jax.random.key(0), {'kernel': jnp.ones((UNITS, 3))})
   state = {**state, 'rate': jnp.asarray(0.2), 'sensitivity': jnp.asarray(1000.0)}
-  assert float(state['strength']) == pytest.approx(0.01)
-  log_factor, slope, before, last, lead = np.log(0.01), 0.0, 0.0, 0.0, 40.0
+  assert float(state['strength']) == pytest.approx(0.03)
+  log_factor, slope, before, last = np.log(0.03), 0.0, 0.0, 0.0
   update, seen = jax.jit(method.update), []
   for step in range(400):
     params, state = update(params, state, step=step)
     if step % every == 0:
       now = np.log(max((np.asarray(params['gate']) > 0).mean(), 0.1 * density))
       slope = 0.9 * slope + 0.1 * (now - before) / every
-      x = np.clip((step + lead - begin) / ramp, 0, 1)
-      error = now + lead * slope - x * (2 - x) * np.log(1.02 * density)
+      x = np.clip((step + response - begin) / ramp, 0, 1)
+      error = now + response * slope - x * (2 - x) * np.log(1.02 * density)
       if step >= begin:
-        change = (3 if error < 0 else 1) * error * every / response + error - last
+        change = (2 if error < 0 else 1) * error * every / response + error - last
         log_factor += np.clip(change, -4 * every / response, 2 * every / response)
         last = error
       before = now

@@ -53,6 +53,7 @@ _QUALITY = {
     'validation_error_percent': Key(
         float, 'error on the validation set, percent; null where nothing was held out', True),
     'selected_by': Key(str, 'what chose this network among its epochs or siblings'),
+    'warnings': Key((list, str), 'what the watchdogs had to say of the whole training', added=True),
     'target': Key(str, 'what the strengths were moved to meet: density, bytes (of the container), '
                   'validation_error_percent', added=True),
     'target_value': Key(float, 'the value that was wanted of it', added=True),

@@ -35,6 +35,7 @@ def _heading(ledger):
     off = 100 * ledger['target_relative_difference']
     lines.append(f'target: {ledger["target"]} {ledger["target_value"]:,g}; reached '
                  f'{ledger["target_reached"]:,g}, {off:+.1f} % off')
+  lines += [f'warning: {message}' for message in ledger.get('warnings', ())]
   if ledger['simulated']:
     lines.append(f'simulated, only a mask stands behind: {", ".join(ledger["simulated"])}')
   return Text('\n'.join(lines))
