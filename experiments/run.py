@@ -26,6 +26,7 @@ from experiments.model_file import facts_of, with_packed, write_model
 from experiments.report.report import REPORT_FILE, write_report
 from experiments.scores import read_test_set, validation_error_percent
 from experiments.stopping import StopSignals
+from experiments.watchdogs import warnings
 from sparsejax import codec, ledger
 from sparsejax.compaction.compact import compact
 from sparsejax.packing import pack
@@ -176,6 +177,7 @@ def measure(config: ml_collections.ConfigDict, config_name: str, recipe: Recipe,
   # Zeros that the compact network still holds make no product smaller: a mask is all there is.
   masked = any(np.any(leaf == 0) for leaf in flatten(small['params']).values()
                if leaf.ndim >= 2 and not is_structured(leaf))
+  rows = read_metrics(folder / 'metrics.jsonl')
   reached = targets.ledger_keys(config, {
       **measured, **coded, 'validation_error_percent': validation_error}) if (
           config.get('target')) else {}
@@ -185,12 +187,13 @@ def measure(config: ml_collections.ConfigDict, config_name: str, recipe: Recipe,
       'config': config_name,
       'config_hash': workdir.config_hash(config),
       'seed': config.seed,
-      'epochs': int(read_metrics(folder / 'metrics.jsonl')[-1]['epoch']),
+      'epochs': int(rows[-1]['epoch']),
       'wall_seconds': seconds,
       'deployed_parameters': 'ema' if recipe.ema_decay else 'raw',
       'simulated': ['compression_weights'] if masked else [],
       'validation_error_percent': validation_error,
       'selected_by': selected_by,
+      'warnings': warnings(config, rows, params),
   })
 
 
