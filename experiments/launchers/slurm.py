@@ -60,15 +60,17 @@ def submit(submission: Submission, command: str, options: Mapping[str, Any],
   Raises:
     ValueError: if SLURM refuses it; the message is SLURM's.
   """
+  from submitit.core import utils
   executor = submitit.SlurmExecutor(submission.folder)
+  executor.update_parameters(job_name=f'sweep-{submission.folder.parent.parent.name}', **options)
+  executor.parameters['map_count'] = len(submission.tasks)      # an array, of one task too
   try:
-    executor.update_parameters(job_name=f'sweep-{submission.folder.parent.parent.name}', **options)
-    executor.parameters['map_count'] = len(submission.tasks)    # an array, of one task too
     job = executor._submit_command(command)
-  except Exception as error:
+  except utils.FailedJobError as error:                         # of sbatch
     shutil.rmtree(submission.folder)
-    told = getattr(error, 'stderr', None) or str(error)
-    raise ValueError(f'SLURM did not take the job: {told.strip()}') from error
+    raise ValueError(f'SLURM did not take the job: {str(error).strip()}') from error
+  except utils.FailedSubmissionError as error:                  # its tasks may run all the same
+    raise ValueError(f'SLURM did not tell the id of the job, see squeue: {error}') from error
   return submissions.taken(submission, str(job.job_id))
 
 
@@ -116,9 +118,11 @@ def _busy(folder: pathlib.Path) -> Callable[[], frozenset[str]]:
   def busy() -> frozenset[str]:
     names: set[str] = set()
     for found in submissions.recorded(folder):
-      states = task_states(found.job) if found.job else {}
-      for task, members in enumerate(found.tasks):
+      left = [task for task, members in enumerate(found.tasks)
+              if not all(runner.ended(folder / name) for name in members)]
+      states = task_states(found.job) if found.job and left else {}
+      for task in left:
         if states.get(found.task_id(task), ENDED[0]) not in ENDED:
-          names.update(members)
+          names.update(found.tasks[task])
     return frozenset(names)
   return busy

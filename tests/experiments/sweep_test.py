@@ -52,7 +52,8 @@ def commands(tmp_path_factory, run_commands):
 
 def test_help_explains(commands):
   _, stdout, stderr = commands['help']
-  for text in ('--sweep', '--members_at_once', '--launcher', '--sbatch', '--[no]status', 'logspace(-2, 1, 8)', 'get_sweep()'):
+  for text in ('--sweep', '--members_at_once', '--launcher', '--sbatch', '--[no]status',
+               'logspace(-2, 1, 8)', 'get_sweep()'):
     assert text in stdout, text
   assert 'Traceback' not in stderr
 

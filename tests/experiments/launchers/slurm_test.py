@@ -83,6 +83,10 @@ def test_what_slurm_refuses_is_told_and_leaves_no_array(cluster, sweep):
   with pytest.raises(ValueError, match='SLURM did not take the job(.|\n)*invalid partition'):
     sweep.launch(Options('gpu'))
   assert list((sweep.folder / 'slurm').iterdir()) == []
+  (cluster / 'refusal').write_text('')
+  (cluster / 'sbatch').write_text('#!/bin/sh\necho hello')
+  with pytest.raises(ValueError, match='did not tell the id of the job, see squeue: .*hello'):
+    sweep.launch()
 
 
 def test_a_broken_queue_submits_nothing(cluster, sweep):
