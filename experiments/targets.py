@@ -9,7 +9,9 @@ training), and rules, the names of those whose strengths move (all but weight de
 them is `sparsejax.targeted`; for bytes and error the density it steers to is set anew after each
 epoch:
 
-* bytes: density now * (bytes wanted / bytes now). A file is nearly proportional to what it holds.
+* bytes: by the power law through the dense network and the present one, the file's header aside.
+  Its exponent lies between 1 (each weight costs the same) and 2 (half of the units that are left
+  hold a quarter of the weights); 2 before there is anything to learn it from, which is careful.
 * error: after the ramp, down by 5 % where the error is below the target by a tenth and more, up by
   5 % for each tenth that it is above, at most by 25 %; in between it stays.
 """
@@ -33,6 +35,7 @@ from experiments.data import Data
 from experiments.model_file import MODEL_FILE, with_packed
 from experiments.names import near
 from experiments.schedules import whole_steps
+from sparsejax import codec
 from sparsejax.codec import container
 from sparsejax.compaction.compact import compact
 from sparsejax.targeted import CONTROL, kernel_density
@@ -46,6 +49,7 @@ RAMP = 0.4                 # of all epochs
 RESPONSES = 20             # times that a response fits into the training
 LOOKS = 20                 # in a response time
 LEAST_DENSITY = 1e-4
+LEARNT = 0.9               # below this density a network tells how its bytes follow it
 ERROR_BAND, STEP, LARGEST_RISE = 0.1, 0.05, 0.25
 FIRST_ERROR_DENSITY = 0.1  # the ramp's end, where the search for the error begins
 
@@ -144,7 +148,8 @@ class Steering:
     if target.kind == 'bytes':
       now = float(kernel_density(sparsejax.densify(self._recipe.regulariser.weights(
           evaluation_params(self._recipe, state), state.method_state))))
-      wanted = now * target.value / file_bytes(self._recipe, state, self._example_shape)
+      wanted = density_of_bytes(now, target.value, file_bytes(self._recipe, state,
+                                                              self._example_shape))
     elif epoch < target.begin_epoch + target.ramp_epochs:
       return state
     else:
@@ -165,17 +170,41 @@ def next_density(density: float, error: float, wanted: float) -> float:
   return density * (1 + min(math.ceil(above / ERROR_BAND) * STEP, LARGEST_RISE))
 
 
-def file_bytes(recipe: Recipe, state: TrainState, example_shape: tuple[int, ...]) -> int:
-  """Returns the bytes of the container that the compact network would be shipped in."""
+class FileBytes(NamedTuple):
+  """Bytes of a file, of its header, and of the dense network's weights in float32."""
+
+  whole: int
+  header: int
+  dense: int
+
+
+def density_of_bytes(now: float, wanted: float, size: FileBytes) -> float:
+  """Returns the density at which a file is expected to have `wanted` bytes.
+
+  Args:
+    now: density of the present network, whose file is of that `size`.
+  """
+  payload = max(size.whole - size.header, 1)
+  exponent = 2.0
+  if now < LEARNT:
+    exponent = min(max(math.log(payload / size.dense) / math.log(now), 1.0), 2.0)
+  return now * (max(wanted - size.header, 1) / payload) ** (1 / exponent)
+
+
+def file_bytes(recipe: Recipe, state: TrainState,
+               example_shape: tuple[int, ...]) -> FileBytes:
+  """Returns the size of the container that the compact network would be shipped in."""
   params = jax.device_get(evaluation_params(recipe, state))
   deployed = sparsejax.finalise(recipe.regulariser, params, jax.device_get(state.method_state))
   variables = {'params': sparsejax.densify(deployed),
                **jax.device_get(deployed_collections(state.collections))}
   compacted = compact(recipe.model, variables, example_shape=example_shape)
   with tempfile.TemporaryDirectory() as folder:
-    return container.write(pathlib.Path(folder) / MODEL_FILE,
-                           with_packed(compacted.variables, deployed), model=compacted.model,
-                           facts={}, provenance={})
+    path = pathlib.Path(folder) / MODEL_FILE
+    whole = container.write(path, with_packed(compacted.variables, deployed),
+                            model=compacted.model, facts={}, provenance={})
+    return FileBytes(whole, container.Container(path).header_bytes,
+                     codec.float32_bytes(variables))
 
 
 def ledger_keys(config: ml_collections.ConfigDict, sheet: Mapping[str, Any]) -> dict[str, Any]:

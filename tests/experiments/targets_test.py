@@ -61,13 +61,26 @@ def test_the_density_follows_the_error(error, factor):
   assert targets.next_density(0.1, error, 2.0) == pytest.approx(0.1 * factor)
 
 
-def test_bytes_are_steered_in_proportion():
+@pytest.mark.parametrize('exponent', [1.0, 1.5, 2.0])
+def test_a_power_law_of_bytes_is_inverted(exponent):
+  dense, header = 200_000, 400
+
+  def size(density):
+    return targets.FileBytes(round(dense * density**exponent) + header, header, dense)
+  found = targets.density_of_bytes(0.3, size(0.05).whole, size(0.3))
+  assert found == pytest.approx(0.05, rel=1e-3)
+
+
+def test_bytes_are_steered_carefully_from_the_dense_network():
   made = config(bytes=1000)
   data, recipe, state = run.begin(made)
-  now = targets.file_bytes(recipe, state, (1, *data.images.shape[1:]))
+  size = targets.file_bytes(recipe, state, (1, *data.images.shape[1:]))
+  assert 0 < size.header < 1000 < size.whole
+  assert size.dense >= 4 * (64 * 12 + 12 * 10 + 22)
   after = targets.Steering(made, recipe, data).after(1, state)
   # All gates are open at the start.
-  assert float(after.method_state[CONTROL]['density']) == pytest.approx(1000 / now, rel=1e-5)
+  assert float(after.method_state[CONTROL]['density']) == pytest.approx(
+      ((1000 - size.header) / (size.whole - size.header)) ** 0.5, rel=1e-5)
   with_density = targets.Steering(config(density=0.5), recipe, data)
   assert with_density.after(1, state) is state
 
