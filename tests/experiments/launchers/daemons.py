@@ -31,7 +31,10 @@ KillWait=20
 SchedulerParameters=sched_interval=2
 SlurmdParameters=config_overrides
 NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=1000 State=UNKNOWN
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PartitionName=urgent Nodes=ALL PriorityTier=10 MaxTime=INFINITE State=UP
 """
 
 
@@ -74,7 +77,8 @@ def running(folder):
       stack.callback(end, process)
       if command[0] == 'munged':
         wait_until(lambda: (folder / 'munge.socket').exists(), 20, folder)
-    wait_until(lambda: ' idle' in told(environment, 'sinfo', '-h', '-o', '%P %T'), 60, folder)
+    wait_until(lambda: 'idle' in told(environment, 'sinfo', '-h', '-p', 'all', '-o', '%T'), 60,
+               folder)
     yield environment
 
 

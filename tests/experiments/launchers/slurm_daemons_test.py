@@ -1,4 +1,4 @@
-"""A sweep under SLURM's own daemons: requeued, cancelled, at its time limit, it ends the same."""
+"""A sweep under SLURM's own daemons: preempted, cancelled, at its time limit, it ends the same."""
 import os
 import subprocess
 import sys
@@ -62,15 +62,18 @@ def test_a_sweep_under_slurm(tmp_path):
     assert '4 members wait or run already' in sweep(*CONFIG, *LAUNCH)
     wait(lambda: epochs(6) > 100 and epochs(5) > 100)
     assert '4 running' in sweep('--status')
-    # As SLURM does itself where a job of a higher priority takes the node.
-    tell('scontrol', 'requeue', '1_0')
     tell('scancel', '1_1')
+    wait(lambda: state('1_1') == 'CANCELLED')
+    # It wants both cores, and is more urgent: SLURM puts the task back that has one of them.
+    assert 'Submitted' in tell('sbatch', '--partition=urgent', '--cpus-per-task=2',
+                               '--output=/dev/null', '--wrap=sleep 1')
     wait(lambda: 'SIGTERM; the states after epoch' in text(swept, '1_0')
          and 'SIGTERM; the states after epoch' in text(swept, '1_1')
-         and state('1_1') == 'CANCELLED' and state('1_0') == 'PENDING')
+         and state('1_0') == 'PENDING')
     told = sweep('--status')
     assert '2 queued, 2 failed' in told and 'job 1_1 has ended, cancelled' in told
     assert 'stopped by SIGTERM; the states after epoch' in told
+    assert 'DUE TO PREEMPTION' in text(swept, '1_0')
     start_now('1_0')
     assert ': 1 tasks for 2 members' in sweep(*CONFIG, *LAUNCH)
     again = submissions.recorded(swept)[1]
