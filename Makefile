@@ -8,16 +8,20 @@ VENV ?= .venv
 WORKERS ?= auto
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all test-slurm lint clean
 
 demo: $(VENV)/.installed
 	$(RUN) -m experiments.train --config=experiments/configs/digits/l0_mlp.py --workdir=out/demo
 
 test: $(VENV)/.installed-test
-	$(RUN) -m pytest -n $(WORKERS) -m 'not slow'
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile -m 'not slow'
 
 test-all: $(VENV)/.installed-test
-	$(RUN) -m pytest -n $(WORKERS)
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile
+
+# as root, with Debian's slurm-wlm and munge
+test-slurm: $(VENV)/.installed-test
+	$(RUN) -m pytest -m slow tests/experiments/launchers
 
 lint: $(VENV)/.installed-test
 	$(RUN) -m flake8 sparsejax experiments benchmarks tests

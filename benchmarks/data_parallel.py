@@ -21,17 +21,7 @@ import sys
 
 from absl import app, flags
 
-_NETWORK = flags.DEFINE_string('network', 'lenet_5_caffe', 'Network of benchmarks/cases.py.')
-_METHOD = flags.DEFINE_string('method', 'dense', 'Method of benchmarks/cases.py.')
-_BATCH_SIZE = flags.DEFINE_integer('batch_size', 1024, 'Images per step, all processes together.',
-                                   lower_bound=1)
-_STEPS = flags.DEFINE_integer('steps', 8, 'Steps per timed call.', lower_bound=1)
-_ROUNDS = flags.DEFINE_integer('rounds', 11, 'Timed calls of each; at least 6.')
-_CORES = flags.DEFINE_list('cores', [], 'One core a process; the first two of this process, if not '
-                           'given.')
-_QUICK = flags.DEFINE_bool('quick', False, 'Six rounds of one step: a check that it runs.')
-_RESULTS = flags.DEFINE_string('results', 'benchmarks/results/data_parallel.jsonl',
-                               'File to append rows to; empty for none.')
+FLAGS = flags.FLAGS
 AT_LEAST = {('lenet_5_caffe', 1024, 2): 1.7}       # (network, batch, processes) -> speed-up
 
 
@@ -111,18 +101,18 @@ def measure() -> None:
   from benchmarks import cases, results, timing
   from sparsejax.ledger.provenance import describe_run
 
-  if _NETWORK.value not in cases.NETWORKS or _METHOD.value not in cases.METHODS:
-    raise ValueError(f'--network={_NETWORK.value} --method={_METHOD.value}: choose from '
+  if FLAGS.network not in cases.NETWORKS or FLAGS.method not in cases.METHODS:
+    raise ValueError(f'--network={FLAGS.network} --method={FLAGS.method}: choose from '
                      f'{", ".join(cases.NETWORKS)} and {", ".join(cases.METHODS)}')
-  cores = cores_of(_CORES.value)
-  steps, rounds = (1, timing.MIN_ROUNDS) if _QUICK.value else (_STEPS.value, _ROUNDS.value)
-  options = {'network': _NETWORK.value, 'method': _METHOD.value, 'batch_size': _BATCH_SIZE.value,
+  cores = cores_of(FLAGS.cores)
+  steps, rounds = (1, timing.MIN_ROUNDS) if FLAGS.quick else (FLAGS.steps, FLAGS.rounds)
+  options = {'network': FLAGS.network, 'method': FLAGS.method, 'batch_size': FLAGS.batch_size,
              'steps': steps}
   setting = {'benchmark': 'data_parallel', **describe_run(), **options, 'rounds': rounds,
-             'quick': _QUICK.value, 'cores': cores, 'date': datetime.date.today().isoformat(),
+             'quick': FLAGS.quick, 'cores': cores, 'date': datetime.date.today().isoformat(),
              'load_before': os.getloadavg()[0]}
   console = Console()
-  if _QUICK.value:
+  if FLAGS.quick:
     console.print('--quick: this checks that the benchmark runs; its numbers mean nothing')
   groups = {1: Group(options, cores[:1]), len(cores): Group(options, cores)}
   try:
@@ -135,15 +125,15 @@ def measure() -> None:
   rows = [{'kind': 'milliseconds_per_step', 'processes': count, **timing.estimate(times)._asdict()}
           for count, times in samples.items()]
   found = timing.ratio(samples[1], samples[len(cores)])
-  goal = AT_LEAST.get((_NETWORK.value, _BATCH_SIZE.value, len(cores)))
+  goal = AT_LEAST.get((FLAGS.network, FLAGS.batch_size, len(cores)))
   rows.append({'kind': 'speed_up', 'processes': len(cores), 'at_least': goal, **found._asdict()})
   for row in rows:
     console.print(f'{row["kind"]:22} {row["processes"]} processes  {row["median"]:9.3f}  '
                   f'({row["low"]:.3f} to {row["high"]:.3f})'
                   + (f'  goal >= {goal}' if row.get('at_least') else ''), soft_wrap=True)
-  if _RESULTS.value:
-    results.append(_RESULTS.value, ({**setting, **row} for row in rows))
-    console.print(f'Rows appended to {_RESULTS.value}')
+  if FLAGS.results:
+    results.append(FLAGS.results, ({**setting, **row} for row in rows))
+    console.print(f'Rows appended to {FLAGS.results}')
 
 
 def main(arguments: list[str]) -> None:
@@ -156,5 +146,21 @@ def main(arguments: list[str]) -> None:
     sys.exit(1)
 
 
+def define_flags() -> None:
+  """Not on import, so that tests may import this beside other benchmarks."""
+  flags.DEFINE_string('network', 'lenet_5_caffe', 'Network of benchmarks/cases.py.')
+  flags.DEFINE_string('method', 'dense', 'Method of benchmarks/cases.py.')
+  flags.DEFINE_integer('batch_size', 1024, 'Images per step, all processes together.',
+                       lower_bound=1)
+  flags.DEFINE_integer('steps', 8, 'Steps per timed call.', lower_bound=1)
+  flags.DEFINE_integer('rounds', 11, 'Timed calls of each; at least 6.')
+  flags.DEFINE_list('cores', [], 'One core a process; the first two of this process, if not '
+                    'given.')
+  flags.DEFINE_bool('quick', False, 'Six rounds of one step: a check that it runs.')
+  flags.DEFINE_string('results', 'benchmarks/results/data_parallel.jsonl',
+                      'File to append rows to; empty for none.')
+
+
 if __name__ == '__main__':
+  define_flags()
   app.run(main)

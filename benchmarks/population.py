@@ -23,20 +23,7 @@ from typing import Any
 
 from absl import app, flags
 
-_DEVICE = flags.DEFINE_enum('device', None, ('cpu', 'gpu', 'tpu'), 'Where to run; where JAX runs '
-                            'by default.')
-_QUICK = flags.DEFINE_bool('quick', False, 'Six rounds of two steps and 1, 2 members.')
-_NETWORKS = flags.DEFINE_list('networks', ['lenet_300_100'], 'Networks to time.')
-_METHODS = flags.DEFINE_list('methods', ['l0'], 'Methods to time.')
-_VARIED = flags.DEFINE_list('varied', ['seeds', 'strengths'], 'In what members differ.')
-_MEMBERS = flags.DEFINE_list('members', [], 'Sizes of the population; 1, 2, 4, ... by default.')
-_BATCH_SIZE = flags.DEFINE_integer('batch_size', 128, 'Images per step.', lower_bound=1)
-_STEPS = flags.DEFINE_integer('steps', 0, 'Steps of an epoch; 0: those of 60,000 images, on a CPU '
-                              '40.', lower_bound=0)
-_ROUNDS = flags.DEFINE_integer('rounds', 11, 'Timed epochs of each; at least 6.')
-_RESULTS = flags.DEFINE_string('results', 'benchmarks/results/population.jsonl',
-                               'File to append rows to; empty for none.')
-
+FLAGS = flags.FLAGS
 VARIED = ('seeds', 'strengths')
 GOAL_MEMBERS, GOAL_RATIO = 8, 1.2           # of LeNet-300-100, on an accelerator
 MOST_ON_CPU, MOST = 16, 8192
@@ -192,40 +179,40 @@ def measure() -> None:
   from sparsejax.ledger.provenance import describe_run
 
   backend = jax.default_backend()
-  if _DEVICE.value and backend != _DEVICE.value:
-    raise ValueError(f'--device={_DEVICE.value}, but JAX runs on {backend} here; set JAX_PLATFORMS '
+  if FLAGS.device and backend != FLAGS.device:
+    raise ValueError(f'--device={FLAGS.device}, but JAX runs on {backend} here; set JAX_PLATFORMS '
                      'or install the JAX of that device')
-  for name, given, known in (('networks', _NETWORKS.value, cases.NETWORKS),
-                             ('methods', _METHODS.value, cases.METHODS),
-                             ('varied', _VARIED.value, VARIED)):
+  for name, given, known in (('networks', FLAGS.networks, cases.NETWORKS),
+                             ('methods', FLAGS.methods, cases.METHODS),
+                             ('varied', FLAGS.varied, VARIED)):
     unknown = [entry for entry in given if entry not in known]
     if unknown or not given:
       raise ValueError(f'--{name}={",".join(given)}: choose from {", ".join(known)}')
-  if 'strengths' in _VARIED.value and 'dense' in _METHODS.value:
+  if 'strengths' in FLAGS.varied and 'dense' in FLAGS.methods:
     raise ValueError('--methods=dense has no strength to differ in; add --varied=seeds')
-  members = sizes(_MEMBERS.value, backend)
-  steps, rounds = _STEPS.value, _ROUNDS.value
-  if _QUICK.value:
+  members = sizes(FLAGS.members, backend)
+  steps, rounds = FLAGS.steps, FLAGS.rounds
+  if FLAGS.quick:
     steps, rounds, members = 2, timing.MIN_ROUNDS, members[:2]
-  steps = steps or (40 if backend == 'cpu' else cases.EXAMPLES // _BATCH_SIZE.value)
-  data = cases.synthetic_data(steps * _BATCH_SIZE.value)
+  steps = steps or (40 if backend == 'cpu' else cases.EXAMPLES // FLAGS.batch_size)
+  data = cases.synthetic_data(steps * FLAGS.batch_size)
   console = Console()
-  if _QUICK.value:
+  if FLAGS.quick:
     console.print('--quick: this checks that the benchmark runs; its numbers mean nothing')
-  setting = {'benchmark': 'population', **describe_run(), 'batch_size': _BATCH_SIZE.value,
-             'steps': steps, 'rounds': rounds, 'quick': _QUICK.value,
+  setting = {'benchmark': 'population', **describe_run(), 'batch_size': FLAGS.batch_size,
+             'steps': steps, 'rounds': rounds, 'quick': FLAGS.quick,
              'date': datetime.date.today().isoformat(), 'load_before': os.getloadavg()[0]}
-  for network in _NETWORKS.value:
-    for method in _METHODS.value:
-      for varied in _VARIED.value:
-        rows = measure_case(network, method, varied, members, data, _BATCH_SIZE.value, rounds,
-                            until_twice=backend != 'cpu' and not _MEMBERS.value)
+  for network in FLAGS.networks:
+    for method in FLAGS.methods:
+      for varied in FLAGS.varied:
+        rows = measure_case(network, method, varied, members, data, FLAGS.batch_size, rounds,
+                            until_twice=backend != 'cpu' and not FLAGS.members)
         show(console, f'{network}, {method}, members differ in {varied}, batch '
-             f'{_BATCH_SIZE.value}, {steps} steps, {setting["device"]}', rows)
-        if _RESULTS.value:
-          results.append(_RESULTS.value, ({**setting, **row} for row in rows))
-  if _RESULTS.value:
-    console.print(f'Rows appended to {_RESULTS.value}')
+             f'{FLAGS.batch_size}, {steps} steps, {setting["device"]}', rows)
+        if FLAGS.results:
+          results.append(FLAGS.results, ({**setting, **row} for row in rows))
+  if FLAGS.results:
+    console.print(f'Rows appended to {FLAGS.results}')
 
 
 def sizes(given: list[str], backend: str) -> list[int]:
@@ -252,5 +239,23 @@ def main(arguments: list[str]) -> None:
     sys.exit(1)
 
 
+def define_flags() -> None:
+  """Not on import, so that tests may import this beside other benchmarks."""
+  flags.DEFINE_enum('device', None, ('cpu', 'gpu', 'tpu'), 'Where to run; where JAX runs '
+                    'by default.')
+  flags.DEFINE_bool('quick', False, 'Six rounds of two steps and 1, 2 members.')
+  flags.DEFINE_list('networks', ['lenet_300_100'], 'Networks to time.')
+  flags.DEFINE_list('methods', ['l0'], 'Methods to time.')
+  flags.DEFINE_list('varied', ['seeds', 'strengths'], 'In what members differ.')
+  flags.DEFINE_list('members', [], 'Sizes of the population; 1, 2, 4, ... by default.')
+  flags.DEFINE_integer('batch_size', 128, 'Images per step.', lower_bound=1)
+  flags.DEFINE_integer('steps', 0, 'Steps of an epoch; 0: those of 60,000 images, on a CPU '
+                       '40.', lower_bound=0)
+  flags.DEFINE_integer('rounds', 11, 'Timed epochs of each; at least 6.')
+  flags.DEFINE_string('results', 'benchmarks/results/population.jsonl',
+                      'File to append rows to; empty for none.')
+
+
 if __name__ == '__main__':
+  define_flags()
   app.run(main)

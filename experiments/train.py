@@ -61,6 +61,7 @@ def main(arguments: list[str]) -> None:
       if _DRY_RUN.value:
         dry_run.dry_run(_CONFIG.value, Console())
       else:
+        assert _WORKDIR.value is not None
         build.require_whole(_CONFIG.value)
         processes.connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
         run.run(_CONFIG.value, _WORKDIR.value, name, stop=stop, save_minutes=_SAVE_MINUTES.value,
