@@ -16,16 +16,12 @@ from rich.markup import escape
 from rich.table import Table
 
 import sparsejax
-from experiments import build
-from experiments.choose import require_number
-from experiments.data import load
-from experiments.early_stopping import require_watched
+from experiments import run
 from experiments.workdir import config_text
 from sparsejax.ledger.count import count_layers, parameters, totals
 from sparsejax.paths import flatten
 from sparsejax.regulariser import owners
-from sparsejax.training.fit import (Recipe, TrainState, deployed_collections, start,
-                                    train_steps)
+from sparsejax.training.fit import Recipe, TrainState, deployed_collections, train_steps
 
 TIMED_STEPS, WARM_CALLS = 20, 2
 
@@ -36,13 +32,7 @@ def dry_run(config: ml_collections.ConfigDict, console: Console) -> None:
   Raises:
     ValueError: for whatever the run itself would refuse before its first step.
   """
-  data = load(config)
-  recipe = build.recipe(config, data.images)
-  state = start(recipe, jax.random.key(config.seed), jnp.asarray(data.images[:1]))
-  if config.get('choose'):
-    require_number(config.choose, state, data.watched == 'validation')
-  if config.get('early_stopping'):
-    require_watched(config, data.watched)
+  data, recipe, state = run.begin(config)
   weights = recipe.regulariser.weights(state.params, state.method_state)
   console.print(config_text(config), highlight=False, markup=False, end='')
   console.print(leaves_table(config, weights))
