@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
@@ -158,6 +159,16 @@ def parse(text: str) -> int:
   if devices == 0:
     raise ValueError(f'--mesh={text!r} asks for no device; the least is --mesh={axis}:1')
   return devices
+
+
+def give_devices_threads(text: str | None) -> None:
+  """Sees to it that the CPU devices of --mesh=`text` can wait for each other; before JAX starts.
+
+  XLA has as many threads as there are cores, and each device holds some while it waits for the sum
+  over all of them: with too few, all wait for ever.
+  """
+  if text is not None:
+    os.environ.setdefault('PJRT_NPROC', str(max(os.cpu_count() or 1, 4 * parse(text), 16)))
 
 
 def open_devices(text: str | None, batch_size: int) -> Devices:

@@ -63,6 +63,7 @@ def main(arguments: list[str]) -> None:
       else:
         assert _WORKDIR.value is not None
         build.require_whole(_CONFIG.value)
+        mesh.give_devices_threads(_MESH.value)
         processes.connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
         run.run(_CONFIG.value, _WORKDIR.value, name, stop=stop, save_minutes=_SAVE_MINUTES.value,
                 devices=mesh.open_devices(_MESH.value, _CONFIG.value.batch_size))

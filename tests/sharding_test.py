@@ -134,6 +134,7 @@ METHODS = ['l0', 'l0_example', 'vd_weight', 'vd_local', 'dropout', 'dropout_batc
 def results():
   """What the script found, by name; it runs once."""
   environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'PYTHONHASHSEED': '7',
+                 'PJRT_NPROC': '16',
                  'XLA_FLAGS': '--xla_force_host_platform_device_count=4'}
   done = subprocess.run([sys.executable, '-c', SCRIPT],
                         env=environment, text=True, capture_output=True, timeout=300)
@@ -141,6 +142,7 @@ def results():
   return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', METHODS)
 def test_draws_over_four_devices_are_those_of_one_bit_for_bit(name):
   found = results()[f'draws {name}']

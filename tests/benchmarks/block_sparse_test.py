@@ -20,6 +20,7 @@ def rows():
   return [{**row, 'device': 'made up', 'threads': 1, 'jax_version': '0'} for row in found]
 
 
+@pytest.mark.slow
 def test_a_row_for_each_product_and_contender(rows):
   contenders = {(row['product'], row['contender']) for row in rows}
   assert {('forward', name) for name in ('ours', 'mask', 'BCSR', 'BCOO', 'SciPy CSR',

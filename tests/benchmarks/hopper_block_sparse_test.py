@@ -48,6 +48,7 @@ def test_every_cell_that_was_asked_for_is_timed_goals_first():
   assert goals == sorted(goals, reverse=True) and sum(goals) == 2 * 2 * 2 * 2
 
 
+@pytest.mark.slow
 def test_merged_blocks_keep_their_inner_zeros():
   weight = hopper_cells.weight_of(SMALL)
   assert weight.block_size == (64, 64)
@@ -57,6 +58,7 @@ def test_merged_blocks_keep_their_inner_zeros():
   np.testing.assert_array_equal(np.asarray(drawn.blocks) == 0, np.asarray(weight.blocks) == 0)
 
 
+@pytest.mark.slow
 def test_work_is_counted_by_hand():
   cell = Cell(2048, 4096, 128, 0.25)           # 256 of 32 x 32 blocks
   flops, moved = hopper_cells.flops_and_bytes(cell, hopper_cells.weight_of(cell), 'forward')
@@ -73,6 +75,7 @@ def test_the_roofline_is_the_slowest_of_its_three():
   assert hopper_limits.roofline(limits, 100.0, 10.0, 3) == 3.0
 
 
+@pytest.mark.slow
 def test_all_candidates_fit():
   for operation, cell in list(hopper_cells.tuned_cells())[:6]:
     problem = hopper_cells.problem_of(cell, hopper_cells.weight_of(cell), KIND)
@@ -84,6 +87,7 @@ def test_all_candidates_fit():
   assert {operation for operation, _ in hopper_cells.tuned_cells()} == set(OPERATIONS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number', [3, 6])
 def test_a_check_passes_the_dense_product_and_fails_a_wrong_one(number, monkeypatch):
   monkeypatch.setattr(hopper_checks, 'IMPLEMENTATION', 'dense')

@@ -25,6 +25,7 @@ def test_steps_reduce_the_loss_and_carry_the_state_on(network, method):
   assert last[-5:].mean() < 0.5 * first[:5].mean()
 
 
+@pytest.mark.slow
 def test_every_kernel_is_under_the_method():
   for network in cases.NETWORKS:
     for method, trained in (('l0', 'log_alpha'), ('vd', 'log_sigma2')):

@@ -37,6 +37,7 @@ def test_drawn_steps_draw_every_matrix_and_learn():
   assert steps.losses.shape == (3,) and steps.losses[-1] < first
 
 
+@pytest.mark.slow
 def test_deployed_networks_are_what_they_are_called():
   weights = TOKENS.model().init(jax.random.key(1), TOKENS.tokens())['params']
   masked = cells.without_blocks(weights, 16)
@@ -82,6 +83,7 @@ def test_quick_run_appends_rows(tmp_path):
     assert row['quick'] and {'device', 'jax_version', 'commit', 'date', 'load_before'} <= set(row)
 
 
+@pytest.mark.slow
 def test_an_unknown_part_is_named():
   done = subprocess.run([sys.executable, '-m', 'benchmarks.recurrent', '--parts=speed'], cwd=ROOT,
                         env={**os.environ, 'JAX_PLATFORMS': 'cpu'}, capture_output=True, text=True,

@@ -306,6 +306,7 @@ def regression_data():
   return jnp.asarray(x), jnp.asarray(x[:, 0] + 0.5 * rng.normal(size=64).astype(np.float32))
 
 
+@pytest.mark.slow
 def test_svi_opens_the_gate_that_matters_and_closes_the_other():
   x, y = regression_data()
   svi = SVI(gated_regression, gate_guide, numpyro.optim.Adam(0.05),
@@ -317,6 +318,7 @@ def test_svi_opens_the_gate_that_matters_and_closes_the_other():
   assert gates.mean[0] > 0.8 and gates.mean[1] < 0.3
 
 
+@pytest.mark.slow
 def test_the_elbo_and_its_gradient_are_unbiased():
   """Against the closed form: a quadratic in the gates needs only their moments."""
   x, y = regression_data()

@@ -52,6 +52,7 @@ def test_what_a_run_refuses_a_dry_run_refuses(tmp_path):
   assert str(dry.value) == str(real.value)
 
 
+@pytest.mark.slow
 def test_packed_weights_are_counted_dense():
   found = told(load_config('GrRK00/wide_mlp:smoke'))
   entries = 64 * 128 + 128 * 128 + 128 * 10 + 128 + 128 + 10

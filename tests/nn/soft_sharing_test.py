@@ -25,6 +25,7 @@ class TwoLayers(nn.Module):
     ({'num_components': 4, 'zero_prior': (9.0, 1.0)}, '.*'),
     pytest.param({'shared': False, 'strength': 0.1}, '.*kernel', marks=pytest.mark.slow),
 ])
+@pytest.mark.slow
 def test_face_equals_the_functional_form(options, leaves):
   stock = TwoLayers()
   face = SoftWeightSharing(stock, leaves=leaves, **options)

@@ -266,6 +266,7 @@ def test_penalty_counts_each_variable_once_whatever_the_length():
                              rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_padding_that_is_masked_changes_nothing():
   method = method_for(nn.LSTMCell)
   params, state = jax.jit(method.init)(KEY, random_weights(nn.LSTMCell))

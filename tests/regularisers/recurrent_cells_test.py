@@ -105,6 +105,7 @@ def nll(model, weights, tokens):
   return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.roll(tokens, -1, 1)).mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('cell', [pytest.param('lstm', marks=pytest.mark.slow), 'gru'])
 def test_packed_kernels_in_a_cell_are_the_same_function_with_the_same_gradients(cell):
   model, weights, tokens = pruned_language_model(cell, 8, 2, 0.7)

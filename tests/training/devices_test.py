@@ -77,6 +77,7 @@ SCRIPT = textwrap.dedent("""
 @pytest.mark.slow
 def test_eight_steps_over_four_devices_equal_those_of_one():
   environment = {**os.environ, 'JAX_PLATFORMS': 'cpu',
+                 'PJRT_NPROC': '16',
                  'XLA_FLAGS': '--xla_force_host_platform_device_count=4'}
   done = subprocess.run([sys.executable, '-c', SCRIPT], env=environment, text=True,
                         capture_output=True, timeout=300)

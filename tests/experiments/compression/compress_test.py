@@ -58,6 +58,7 @@ def checked(sheet, out):
           if leaf.ndim == 2}
 
 
+@pytest.mark.slow
 def test_lossless_keeps_the_errors(pruned, tmp_path):
   sheet = compress_run(pruned, 'lossless', tmp_path / 'm.sjx', console=quiet())
   kernels = checked(sheet, tmp_path / 'm.sjx')
@@ -107,6 +108,7 @@ def test_deep_compression_of_a_pruned_run(pruned, tmp_path):
   assert 'weight bits' in console.file.getvalue() and 'test error' in console.file.getvalue()
 
 
+@pytest.mark.slow
 def test_deep_compression_of_a_dense_run_prunes_in_rounds(dense, tmp_path):
   sheet = compress_run(dense, 'deep_compression', tmp_path / 'm.sjx', (
       'kept=dense0=0.2,dense1=0.3,head=0.5', 'rounds=2', 'round_epochs=1', 'last_epochs=1',

@@ -58,6 +58,7 @@ def noise(monkeypatch):
   return dataset
 
 
+@pytest.mark.slow
 def test_posterior_deployed_and_dense_are_scored(finished, noise):
   folder = finished['vd']
   before = {path: path.read_bytes() for path in folder.rglob('*') if path.is_file()}

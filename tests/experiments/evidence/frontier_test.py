@@ -103,6 +103,7 @@ def without_commits(path):
             for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 def test_all_points_are_trained_seed_by_seed(finished):
   _, trained = finished
   assert len(trained) == 2 * 3

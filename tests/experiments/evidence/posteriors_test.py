@@ -86,6 +86,7 @@ def test_mixing_tells_chains_that_agree_from_chains_that_do_not():
   assert posteriors.mixing(apart)[0] > 1.5
 
 
+@pytest.mark.slow
 def test_sparse_vd_learns_a_function_and_drops_the_inputs_that_do_not_matter():
   rng = np.random.default_rng(0)
   x = rng.normal(size=(200, 4)).astype(np.float32)

@@ -64,6 +64,7 @@ def test_report_links_the_plots_it_wrote(source, plots, request):
   assert not _pylab_helpers.Gcf.figs                                     # nothing went to pyplot
 
 
+@pytest.mark.slow
 def test_command_line_writes_the_same_bytes(l0_source, l0):
   if not (l0_source / 'report.md').exists():
     report.write_report(l0_source)

@@ -174,6 +174,7 @@ def test_what_has_ended_is_not_run_again(swept, monkeypatch):
   assert '2 members, 2 have ended' in text
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_ends_as_if_it_had_not_been(tmp_path, monkeypatch, unmeasured):
   overrides = [{'seed': 0, RATE: 0.02}, {'seed': 1, RATE: 0.03}]
   sweep(tmp_path / 'whole', overrides)

@@ -30,6 +30,7 @@ def probed(weight, due=True):
   return weight.replace(probe=Probe(jnp.zeros(weight.grid), jnp.asarray(due)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('shape, block, options', [
     ((8, 12), (2, 3), {}),
     ((7, 10), (4, 4), {'activation': 'gelu', 'bias': True, 'input_gate': True,

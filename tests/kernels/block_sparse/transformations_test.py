@@ -201,6 +201,7 @@ SCRIPT = textwrap.dedent("""
 @pytest.mark.slow
 def test_output_blocks_over_two_devices():
   environment = {**os.environ, 'JAX_PLATFORMS': 'cpu',
+                 'PJRT_NPROC': '16',
                  'XLA_FLAGS': '--xla_force_host_platform_device_count=2'}
   done = subprocess.run([sys.executable, '-c', SCRIPT], env=environment, text=True,
                         capture_output=True, timeout=300)
