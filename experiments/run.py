@@ -27,6 +27,7 @@ from experiments.report.report import REPORT_FILE, write_report
 from experiments.scores import read_test_set, validation_error_percent
 from experiments.stopping import StopSignals
 from experiments.watchdogs import warnings
+from experiments.workdir import LEDGER_FILE
 from sparsejax import codec, ledger
 from sparsejax.compaction.compact import compact
 from sparsejax.packing import pack
@@ -38,7 +39,6 @@ from sparsejax.training.fit import (Recipe, TrainState, deployed_collections, ev
 from sparsejax.training.metrics import read_metrics
 from sparsejax.training.step_timing import training_step_milliseconds
 
-LEDGER_FILE = 'ledger.json'
 # On how many test images dense and compact logits are compared; fewer where the logits of so many
 # windows of a text would be more than that many numbers.
 TIMED_IMAGES, TIMED_LOGITS = 1000, 2 ** 25

@@ -39,7 +39,7 @@ from sparsejax import codec
 from sparsejax.codec import container
 from sparsejax.compaction.compact import compact
 from sparsejax.targeted import CONTROL, kernel_density
-from sparsejax.training.evaluate import jit_summary
+from sparsejax.training.evaluate import deployed_weights, jit_summary
 from sparsejax.training.fit import Recipe, TrainState, deployed_collections, evaluation_params
 
 KINDS = ('density', 'bytes', 'validation_error_percent')
@@ -146,8 +146,7 @@ class Steering:
     if target.kind == 'density':
       return state
     if target.kind == 'bytes':
-      now = float(kernel_density(sparsejax.densify(self._recipe.regulariser.weights(
-          evaluation_params(self._recipe, state), state.method_state))))
+      now = float(kernel_density(deployed_weights(self._recipe, state)))
       wanted = density_of_bytes(now, target.value, file_bytes(self._recipe, state,
                                                               self._example_shape))
     elif epoch < target.begin_epoch + target.ramp_epochs:

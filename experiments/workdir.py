@@ -21,6 +21,7 @@ from sparsejax.paths import flatten
 
 # The second file names the version that wrote the first, which is the config alone: so is its hash.
 CONFIG_FILE, VERSION_FILE = 'config.json', 'version.json'
+LEDGER_FILE = 'ledger.json'
 
 
 def config_text(config: ml_collections.ConfigDict) -> str:

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 
 from sparsejax.paths import Tree, flatten, map_leaves
 from sparsejax.regulariser import Regulariser
+from sparsejax.regulariser import finalise as deployed_weights
 from sparsejax.structured import densify, is_structured
 
 Array = jax.Array
@@ -140,10 +141,7 @@ def targeted(regulariser: Regulariser, density: Any, *, ramp_steps: int, begin_s
     return params, {**moved(inner, control), CONTROL: control}
 
   def finalise(params, state):
-    inner = split(state)[0]
-    if regulariser.finalise is not None:
-      return regulariser.finalise(params, inner)
-    return jax.device_get(regulariser.weights(params, inner))
+    return deployed_weights(regulariser, params, split(state)[0])
 
   return Regulariser(init, weights, penalty, update, finalise, regulariser.needs_weight_grads)
 

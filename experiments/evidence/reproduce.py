@@ -15,7 +15,7 @@ from experiments.evidence.comparison import compare, missing_seeds
 from experiments.evidence.jobs import Job, default_workers, run_jobs
 from experiments.evidence.paper_report import write_paper_report
 from experiments.evidence.sheet import read_sheet
-from experiments.run import LEDGER_FILE
+from experiments.workdir import LEDGER_FILE
 
 
 def reproduce(paper: str, *, budget: str = 'full', seeds: int = 5, networks: str = '',

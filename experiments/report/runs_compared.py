@@ -15,12 +15,11 @@ from rich.table import Table
 
 from experiments.report import figures
 from experiments.report.plots import colours, series
-from experiments.workdir import CONFIG_FILE
+from experiments.workdir import CONFIG_FILE, LEDGER_FILE
 from sparsejax import ledger
 from sparsejax.paths import flatten
 from sparsejax.training.metrics import read_metrics
 
-LEDGER_FILE = 'ledger.json'
 # Key of the ledger, how it is told, its form, and whether less is better (None: neither).
 MEASURES = (
     ('validation_error_percent', 'validation error', '{:.2f} %', True),

@@ -22,9 +22,9 @@ from rich.table import Table
 from experiments.evidence.configs import load_config
 from experiments.evidence.sheet import ERROR_KEY, read_sheet
 from experiments.report import figures
-from experiments.run import LEDGER_FILE
 from experiments.sweeps.members import Member
 from experiments.sweeps.status import state_of
+from experiments.workdir import LEDGER_FILE
 from sparsejax import ledger
 from sparsejax.codec.atomic import write_atomically
 

@@ -14,9 +14,9 @@ from rich.table import Table
 from experiments.lock import LOCK_FILE
 from experiments.sweeps.diverged import read_diverged
 from experiments.sweeps.members import Member
+from experiments.workdir import LEDGER_FILE
 from sparsejax.training.metrics import METRICS_FILE, read_metrics
 
-LEDGER_FILE = 'ledger.json'
 DONE, DIVERGED, RUNNING, INTERRUPTED, MISSING = (
     'done', 'diverged', 'running', 'interrupted', 'missing')
 QUEUED, FAILED = 'queued', 'failed'          # on a cluster alone, see launchers/standing.py

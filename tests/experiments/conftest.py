@@ -1,9 +1,10 @@
-"""Commands run as their user runs them, and ledgers that nobody measured."""
+"""Commands run as their user runs them, ledgers that nobody measured, one folder of programs."""
 import json
 import subprocess
 import sys
 import textwrap
 
+import jax
 import pytest
 
 from sparsejax import ledger
@@ -82,3 +83,22 @@ def run_commands():
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
   return run
+
+
+@pytest.fixture(scope='session')
+def _programs(tmp_path_factory):
+  return tmp_path_factory.mktemp('programs')
+
+
+@pytest.fixture(scope='module')
+def compile_once(_programs):
+  """The tests that train compile the same few programs again and again: JAX keeps them on disk."""
+  options = {'jax_compilation_cache_dir': str(_programs),
+             'jax_persistent_cache_min_compile_time_secs': 0.1,
+             'jax_persistent_cache_min_entry_size_bytes': -1}
+  before = {name: getattr(jax.config, name) for name in options}
+  for name, value in options.items():
+    jax.config.update(name, value)
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)

@@ -14,7 +14,8 @@ from sparsejax.training.checkpoint import named_leaves
 from sparsejax.training.loop import NonFiniteLoss
 from sparsejax.training.metrics import MetricsLog, read_metrics
 from tests.experiments import run_test
-from tests.experiments.run_test import compile_once              # noqa: F401   a fixture
+
+pytestmark = pytest.mark.usefixtures('compile_once')
 
 STEPS = 4
 

@@ -21,6 +21,8 @@ from sparsejax.training.checkpoint import Checkpoints, named_leaves
 from sparsejax.training.loop import NonFiniteLoss
 from sparsejax.training.metrics import read_metrics
 
+pytestmark = pytest.mark.usefixtures('compile_once')
+
 FILES = {'config.json', 'version.json', 'metrics.jsonl', 'tensorboard', 'checkpoints',
          'parameters.safetensors', 'deployed.safetensors', 'model.safetensors', 'model.sjx',
          'test_logits.npz', 'ledger.json', 'plots', 'report.md'}
@@ -40,20 +42,6 @@ def small_config(**changes):
 
 def new_console():
   return Console(file=io.StringIO(), width=120)
-
-
-@pytest.fixture(scope='module', autouse=True)
-def compile_once(tmp_path_factory):
-  """The tests here compile the same few programs again and again: JAX may keep them on disk."""
-  options = {'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('programs')),
-             'jax_persistent_cache_min_compile_time_secs': 0.1,
-             'jax_persistent_cache_min_entry_size_bytes': -1}
-  before = {name: getattr(jax.config, name) for name in options}
-  for name, value in options.items():
-    jax.config.update(name, value)
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
 
 
 @pytest.fixture(scope='module')

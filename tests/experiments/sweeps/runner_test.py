@@ -25,6 +25,8 @@ from sparsejax.training.checkpoint import Checkpoints, named_leaves
 from sparsejax.training.fit import evaluation_params
 from sparsejax.training.metrics import MetricsLog, read_metrics
 
+pytestmark = pytest.mark.usefixtures('compile_once')
+
 RATE = 'optimiser.learning_rate'
 GOOD, BAD = 'seed=0,learning_rate=0.02', 'seed=1,learning_rate=1e+38'
 TWO = [{'seed': 0, RATE: 0.02}, {'seed': 1, RATE: 1e38}]
@@ -47,20 +49,6 @@ def sweep(folder, overrides, base=None, **options):
   console = Console(file=io.StringIO(), width=160)
   found = runner.sweep(base or config(), overrides, folder, 'small.py', console, **options)
   return found, console.file.getvalue()
-
-
-@pytest.fixture(scope='module', autouse=True)
-def compile_once(tmp_path_factory):
-  """The tests here compile the same few programs again and again: JAX may keep them on disk."""
-  options = {'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('programs')),
-             'jax_persistent_cache_min_compile_time_secs': 0.0,
-             'jax_persistent_cache_min_entry_size_bytes': -1}
-  before = {name: getattr(jax.config, name) for name in options}
-  for name, value in options.items():
-    jax.config.update(name, value)
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
 
 
 @pytest.fixture(scope='module')
