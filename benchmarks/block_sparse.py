@@ -15,9 +15,10 @@ from __future__ import annotations
 import datetime
 import os
 import pathlib
-import sys
 
-from absl import app, flags
+from absl import flags
+
+from benchmarks import command
 
 _DEVICE = flags.DEFINE_enum('device', None, ('cpu', 'gpu', 'tpu'), 'Where to run; where JAX runs '
                             'by default.')
@@ -66,15 +67,5 @@ def measure() -> None:
     console.print(f'Rows appended to {_RESULTS.value}; plot in {plot}')
 
 
-def main(arguments: list[str]) -> None:
-  if len(arguments) > 1:
-    raise app.UsageError(f'unexpected arguments {arguments[1:]}; every option is a --flag')
-  try:
-    measure()
-  except (ValueError, OSError) as error:
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(1)
-
-
 if __name__ == '__main__':
-  app.run(main)
+  command.run(measure)

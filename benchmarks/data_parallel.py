@@ -19,7 +19,9 @@ import socket
 import subprocess
 import sys
 
-from absl import app, flags
+from absl import flags
+
+from benchmarks import command
 
 FLAGS = flags.FLAGS
 AT_LEAST = {('lenet_5_caffe', 1024, 2): 1.7}       # (network, batch, processes) -> speed-up
@@ -136,16 +138,6 @@ def measure() -> None:
     console.print(f'Rows appended to {FLAGS.results}')
 
 
-def main(arguments: list[str]) -> None:
-  if len(arguments) > 1:
-    raise app.UsageError(f'unexpected arguments {arguments[1:]}; every option is a --flag')
-  try:
-    measure()
-  except (ValueError, OSError) as error:
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(1)
-
-
 def define_flags() -> None:
   """Not on import, so that tests may import this beside other benchmarks."""
   flags.DEFINE_string('network', 'lenet_5_caffe', 'Network of benchmarks/cases.py.')
@@ -163,4 +155,4 @@ def define_flags() -> None:
 
 if __name__ == '__main__':
   define_flags()
-  app.run(main)
+  command.run(measure)

@@ -18,10 +18,11 @@ from __future__ import annotations
 import datetime
 import math
 import os
-import sys
 from typing import Any
 
-from absl import app, flags
+from absl import flags
+
+from benchmarks import command
 
 FLAGS = flags.FLAGS
 VARIED = ('seeds', 'strengths')
@@ -229,16 +230,6 @@ def sizes(given: list[str], backend: str) -> list[int]:
   return sorted(map(int, given))
 
 
-def main(arguments: list[str]) -> None:
-  if len(arguments) > 1:
-    raise app.UsageError(f'unexpected arguments {arguments[1:]}; every option is a --flag')
-  try:
-    measure()
-  except (ValueError, OSError) as error:
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(1)
-
-
 def define_flags() -> None:
   """Not on import, so that tests may import this beside other benchmarks."""
   flags.DEFINE_enum('device', None, ('cpu', 'gpu', 'tpu'), 'Where to run; where JAX runs '
@@ -258,4 +249,4 @@ def define_flags() -> None:
 
 if __name__ == '__main__':
   define_flags()
-  app.run(main)
+  command.run(measure)

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import datetime
 import os
-import sys
 from typing import Any
 
-from absl import app, flags
+from absl import flags
+
+from benchmarks import command
 
 _PARTS = flags.DEFINE_list('parts', ['steps', 'tokens', 'memory'], 'What to measure.')
 _STEPS = flags.DEFINE_integer('steps', 4, 'Training steps per timed call.', lower_bound=1)
@@ -66,15 +67,5 @@ def measure() -> None:
     console.print(f'Rows appended to {_RESULTS.value}')
 
 
-def main(arguments: list[str]) -> None:
-  if len(arguments) > 1:
-    raise app.UsageError(f'unexpected arguments {arguments[1:]}; every option is a --flag')
-  try:
-    measure()
-  except (ValueError, OSError) as error:
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(1)
-
-
 if __name__ == '__main__':
-  app.run(main)
+  command.run(measure)
