@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 
 import sparsejax
-from experiments import build, targets, workdir
+from experiments import build, structure, targets, workdir
 from experiments.choose import choose, require_number
 from experiments.data import Data, load
 from experiments.early_stopping import require_watched
@@ -42,6 +42,8 @@ from sparsejax.training.step_timing import training_step_milliseconds
 # On how many test images dense and compact logits are compared; fewer where the logits of so many
 # windows of a text would be more than that many numbers.
 TIMED_IMAGES, TIMED_LOGITS = 1000, 2 ** 25
+# Ratios that count zeros a mask holds.
+MASKED = ('compression_weights', 'compression_structure')
 
 
 def run(config: ml_collections.ConfigDict, folder: str | pathlib.Path, config_name: str,
@@ -181,7 +183,8 @@ def measure(config: ml_collections.ConfigDict, config_name: str, recipe: Recipe,
   reached = targets.ledger_keys(config, {
       **measured, **coded, 'validation_error_percent': validation_error}) if (
           config.get('target')) else {}
-  return ledger.assemble(ledger.describe_run(), measured, coded, scores, packed, reached, {
+  counted = structure.ledger_keys(config, weights)
+  return ledger.assemble(ledger.describe_run(), measured, coded, scores, packed, counted, reached, {
       'dataset': config.dataset,
       'data_hash': data.dataset.hash,
       'config': config_name,
@@ -190,7 +193,7 @@ def measure(config: ml_collections.ConfigDict, config_name: str, recipe: Recipe,
       'epochs': int(rows[-1]['epoch']),
       'wall_seconds': seconds,
       'deployed_parameters': 'ema' if recipe.ema_decay else 'raw',
-      'simulated': ['compression_weights'] if masked else [],
+      'simulated': [key for key in MASKED if masked and key in {**measured, **counted}],
       'validation_error_percent': validation_error,
       'selected_by': selected_by,
       'warnings': warnings(config, rows, params),

@@ -19,6 +19,7 @@ UNITS = {
     'test_bits_per_token': 'bits per token',
     'test_perplexity': 'perplexity',
     'compression_weights': 'x fewer weights',
+    'compression_structure': 'x fewer weights (of what is read)',
     'parameters_compact': 'parameters',
 }
 FORMS = {ERROR_KEY: '{:.2f}', 'test_bits_per_token': '{:.3f}', 'test_perplexity': '{:.1f}'}
@@ -71,40 +72,44 @@ def _line(row: Row, budget: str, results: Sequence[Result], check_code: bool) ->
   # A result of the same file with another override has another checksum and is none of this row.
   mine = [result for result in results if result.config == name and _config_hash(
       name, result.ledger['seed']) == result.ledger['config_hash']]
+  figures = [figure for figure in (row.error, row.size) if figure]
+  lacking = [result for result in mine
+             if any(figure.ledger_key not in result.ledger for figure in figures)]
+  mine = [result for result in mine if result not in lacking]
   newest = max(mine, key=lambda result: result.ledger['time_utc'], default=None)
   wanted = code_hash(config) if check_code or newest is None else newest.code_hash
   current = [result for result in mine if result.holds_for(wanted)]
   stale = [result for result in mine if not result.holds_for(wanted)]
-  remark = ''
+  remarks = []
+  if lacking:
+    remarks.append(f'{len(lacking)} results without a figure to compare left out')
   if not current and newest is not None:
     current = [result for result in stale if result.code_hash == newest.code_hash]
     return Line(row, budget, tuple(current), Verdict('stale', {}),
                 f'code {newest.code_hash[:8]}, now {wanted[:8]}; run again')
   if stale:
-    remark = f'{len(stale)} stale results (other code) left out'
+    remarks.append(f'{len(stale)} stale results (other code) left out')
   attested = sum(result.code_hash != wanted for result in current)
   if attested:
-    remark = '; '.join(filter(None, (
-        remark, f'{attested} results of older code, of which the present code repeats the first '
-                'epochs')))
+    remarks.append(f'{attested} results of older code, of which the present code repeats the '
+                   'first epochs')
   data = {result.ledger['data_hash'] for result in current}
   if len(data) > 1:
     raise ValueError(f'results of {name} are of different data ({", ".join(sorted(data))}); remove '
                      'those of the wrong file from experiments/results')
-  line = Line(row, budget, tuple(current), Verdict('not run', {}), remark)
+  line = Line(row, budget, tuple(current), Verdict('not run', {}), '; '.join(remarks))
   if not current:
     return line
   if budget != 'full':
     full = load_config(row.configs['full']).epochs if 'full' in row.configs else None
     epochs = f'{config.epochs} epochs' + (f' of {full}' if full else '')
     return line._replace(verdict=Verdict('shorter recipe', {}),
-                         remark='; '.join(filter(None, (remark, epochs))))
-  figures = [figure for figure in (row.error, row.size) if figure]
+                         remark='; '.join((*remarks, epochs)))
   found = verdict(row, {figure.ledger_key: line.values(figure.ledger_key) for figure in figures})
   partly = [figure.ledger_key for figure in figures if row.scored and not figure.verified]
   if partly:
-    remark = '; '.join(filter(None, (remark, f'{", ".join(partly)}: unverified, not scored')))
-  return line._replace(verdict=found, remark=remark)
+    remarks.append(f'{", ".join(partly)}: unverified, not scored')
+  return line._replace(verdict=found, remark='; '.join(remarks))
 
 
 def missing_seeds(line: Line, seeds: int) -> list[int]:

@@ -13,7 +13,7 @@ from experiments.report import figures
 from experiments.report.figures import Plot
 from experiments.report.folder import Run, kernel_path
 from experiments.report.histograms import deployed_gates, is_gated
-from experiments.report.recurrent import is_recurrent
+from experiments.structure import is_recurrent
 
 IMAGE_SHAPES = {'digits': (8, 8, 1), 'mnist': (28, 28, 1), 'fashion_mnist': (28, 28, 1)}
 # Models whose second layer alone reads the units of the first.
@@ -28,7 +28,7 @@ def first_layer(run: Run) -> list[Plot]:
   """Returns the plots of the first layer; each says why, if it is no image."""
   row = run.ledger['layers'][0]
   path = kernel_path(run, row)
-  if is_recurrent(run):
+  if is_recurrent(run.config):
     reason = f'Not drawn: {path} reads one step of a sequence, not an image.'
     return [Plot(*WEIGHTS, reason, None), Plot(*INPUTS, reason, None)]
   kernel = np.asarray(run.deployed[path], np.float64)

@@ -13,38 +13,26 @@ from experiments.report import figures
 from experiments.report.figures import Plot
 from experiments.report.folder import Run
 from experiments.report.tables import table
+from experiments.structure import count, is_recurrent
 from sparsejax.cell_paths import CELLS, cell_kernels
-from sparsejax.compaction.structure_count import StructureCount, structure_count
 
-MODELS = ('recurrent_classifier', 'recurrent_language_model')
 GONE, CONSTANT, LIVING = 0, 1, 2
 _COLOURS = ('0.85', figures.ORANGE, figures.BLUE)
 _NAMES = ('unit gone', 'gate constant', 'living')
 
 
-def is_recurrent(run: Run) -> bool:
-  """Whether the network is one of `MODELS`."""
-  return run.config.get('model', {}).get('name') in MODELS
-
-
 def recurrent_plots(run: Run) -> list[Plot]:
   """Returns the plots that only a recurrent network has; none for another."""
-  if not is_recurrent(run):
+  if not is_recurrent(run.config):
     return []
   return [*perplexity(run), living_units(run), gate_densities(run)]
 
 
-def count(run: Run) -> StructureCount:
-  """Returns what stays of the deployed network, as the papers count it."""
-  embedding = 'embed/embedding' if 'embed/embedding' in run.deployed else None
-  return structure_count(run.deployed, embedding=embedding)
-
-
 def structure(run: Run) -> list[str]:
   """Returns a section of the report: words, inputs, units and gates left; none for other nets."""
-  if not is_recurrent(run):
+  if not is_recurrent(run.config):
     return []
-  found = count(run)
+  found = count(run.deployed)
   rows = [(name, f'{kept:,}', f'{whole:,}') for name, (kept, whole) in found.counts().items()]
   rows.append(('weights', f'{found.remaining:,}', f'{found.total:,}'))
   ratio = f'{found.compression:,.1f}' if found.remaining else 'without end'
@@ -104,7 +92,7 @@ def best_epoch(run: Run) -> float | None:
 
 def living_units(run: Run) -> Plot:
   """A picture of each cell: a column a unit, a row a gate."""
-  found = count(run)
+  found = count(run.deployed)
   cells = list(found.hidden)
   states = {cell: unit_states(found.hidden[cell], found.gates[cell]) for cell in cells}
   figure = figures.new_figure(9.0, 1.0 + sum(0.5 + 0.28 * len(states[cell]) for cell in cells))

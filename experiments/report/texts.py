@@ -18,8 +18,8 @@ from experiments import build, datasets, vocabulary
 from experiments.datasets.ptb import END
 from experiments.datasets.reviews import START
 from experiments.report.folder import Run
-from experiments.report.recurrent import is_recurrent
 from experiments.report.tables import escape, table
+from experiments.structure import is_recurrent
 from sparsejax.models.recurrent import RecurrentLanguageModel
 from sparsejax.paths import unflatten
 
@@ -39,7 +39,7 @@ class Word(NamedTuple):
 
 def text_sections(run: Run) -> list[str]:
   """Returns the sections of the report on texts; none for a network that reads none."""
-  if not is_recurrent(run) or not run.config['model'].get('vocabulary'):
+  if not is_recurrent(run.config) or not run.config['model'].get('vocabulary'):
     return []
   try:
     names = names_of(run)

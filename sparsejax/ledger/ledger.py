@@ -16,6 +16,7 @@ ROUNDING = 4 * sys.float_info.epsilon   # of a float64 division and of the produ
 MEDIANS = tuple(key for key in KEYS if key.startswith('ms_') and f'{key}_upper_quartile' in KEYS)
 RATIOS = {      # ratio: (numerator, denominator)
     'compression_weights': ('weights_total', 'weights_kept'),
+    'compression_structure': ('structure_total', 'structure_kept'),
     'compression_parameters': ('parameters_dense', 'parameters_compact'),
     'compression_bytes': ('bytes_float32', 'bytes_file'),
     'compression_zstd': ('bytes_float32', 'bytes_zstd'),

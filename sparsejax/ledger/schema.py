@@ -23,6 +23,8 @@ class Key(NamedTuple):
 
 KERNEL_DENOMINATOR = 'kernel entries of the dense network, biases apart'
 PARAMETER_DENOMINATOR = 'all entries of the parameters of the dense network'
+STRUCTURE_DENOMINATOR = ('kernel entries of embedding, cells and output layer of the dense '
+                         'network, biases apart')
 BYTES_DENOMINATOR = 'bytes of the dense network in a plain float32 safetensors file'
 
 _RUN = {
@@ -74,6 +76,14 @@ _SIZE = {
     'weights_kept': Key(int, 'non-zero kernel entries of the deployed network, biases apart'),
     'compression_weights': Key(float, 'weights_total / weights_kept'),
     'compression_weights_denominator': Key(str, 'what the ratio is relative to'),
+    'structure_total': Key(int, 'weights of embedding, cells and output layer of a recurrent '
+                           'network, biases apart', added=True),
+    'structure_kept': Key(int, 'non-zero ones of them after those of words, inputs and units that '
+                          'nothing reads were taken away', added=True),
+    'compression_structure': Key(
+        float, 'structure_total / structure_kept: how papers on recurrent networks count; missing '
+        'where nothing is kept', added=True),
+    'compression_structure_denominator': Key(str, 'what the ratio is relative to', added=True),
     'architecture_kept': Key((list, int), 'kept outputs of convolutions, kept inputs elsewhere'),
     'parameters_dense': Key(int, 'all entries of the parameters of the dense network'),
     'parameters_compact': Key(int, 'all entries of the parameters of the compact network'),

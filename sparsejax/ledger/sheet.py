@@ -64,6 +64,7 @@ def _quality(ledger):
 def _sizes(ledger):
   sheet = _table('Size', 'measure', 'dense', 'deployed', 'ratio', 'ratio relative to')
   names = {'compression_weights': 'weights (non-zero kernel entries)',
+           'compression_structure': 'weights (of what is read)',
            'compression_parameters': 'parameters (compact network)',
            'compression_bytes': 'bytes (safetensors file)',
            'compression_zstd': 'bytes (arrays under Zstandard)',

@@ -67,6 +67,15 @@ def test_results_of_another_config_or_override_are_none_of_this_row(result):
   assert small.budget == 'small' and [r.ledger['seed'] for r in small.results] == [1]
 
 
+def test_a_result_without_a_figure_of_the_row_is_left_out_and_said(result):
+  words = row()._replace(size=Figure(10.0, 'compression_structure', True))
+  counted = result(0, structure_total=100, structure_kept=5, compression_structure=20.0)
+  line, = compare(sheet_of(words), [counted, result(1)])
+  assert line.values('compression_structure') == [20.0]
+  assert line.remark == '1 results without a figure to compare left out'
+  assert published(words.size) == '10 x fewer weights (of what is read)'
+
+
 def test_stale_results_never_count_with_current_ones(result):
   stale = [result(seed, code='old', test_error_percent=50.0) for seed in range(5)]
   current = [result(seed) for seed in (1, 3)]

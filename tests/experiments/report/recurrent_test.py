@@ -9,6 +9,7 @@ import pytest
 from experiments import vocabulary
 from experiments.report import recurrent, texts
 from experiments.report.folder import Run
+from experiments.structure import count
 from sparsejax.models.recurrent import RecurrentClassifier, RecurrentLanguageModel
 from sparsejax.paths import flatten
 
@@ -45,7 +46,7 @@ def run_of(params, folder='.', metrics=(), ledger=None, **config):
 
 
 def test_states_of_units_by_hand(classifier):
-  found = recurrent.count(run_of(classifier))
+  found = count(flatten(classifier))
   states = recurrent.unit_states(found.hidden['cell0'], found.gates['cell0'])
   gates = list(found.gates['cell0'])
   expected = np.zeros((4, HIDDEN), int)
