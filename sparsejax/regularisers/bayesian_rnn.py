@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from sparsejax.cell_paths import CELLS, cell_kernels, kernel_pattern
 from sparsejax.regulariser import Number, Regulariser, partition
 from sparsejax.regularisers.group_variables import group_variables
+from sparsejax.regularisers.principal_axes import turning
 from sparsejax.regularisers.variational_dropout import sparse_variational_dropout
 
 GROUPS = ('words', 'inputs', 'hidden', 'gates')
@@ -45,6 +46,7 @@ def bayesian_rnn(
     clip: float | None = 8.0,
     init_log_sigma: float = -3.0,
     head_noise: str = 'local_shared',
+    principal_axes_at: int | None = None,
 ) -> Regulariser:
   """A posterior per weight of embedding, cells and output layer, and variables on their groups.
 
@@ -67,6 +69,9 @@ def bayesian_rnn(
     init_log_sigma: initial log standard deviation of weights and variables.
     head_noise: of the output layer, see `sparse_variational_dropout`: 'local_shared' is one draw
       for all time steps; 'weight' one for the whole batch, as in the word-level language model.
+    principal_axes_at: after so many steps the embedding is turned into its principal axes, once
+      (`principal_axes.py`: the mean network stays what it is); restart the optimiser then. Not in
+      the papers, whose embeddings are pre-trained. None: never.
 
   Returns the partition {'embedding', 'cells', 'head', 'free'}, with groups as the `inner` of
   `group_variables`. Groups are named 'words', 'inputs', 'hidden_<cell>', 'gate_<letter>_<cell>'.
@@ -90,14 +95,18 @@ def bayesian_rnn(
   if head is not None:
     rules['head'] = (head, posterior(head_noise))
   inner = partition(**rules)
+  if principal_axes_at is not None and (embedding is None or principal_axes_at < 1):
+    raise ValueError(f'principal_axes_at={principal_axes_at} with embedding={embedding!r}: it is a '
+                     'number of steps, 1 or more, for a network with an embedding; None: never')
   if not groups:
-    return inner
+    return turning(inner, principal_axes_at, cells)
 
   def axes(paths):
     return rnn_groups(paths, groups, cells=cells, embedding=embedding, head=head)
 
-  return group_variables(inner, axes, strength=strength, kl=kl, threshold=threshold, clip=clip,
-                         init_log_sigma=init_log_sigma)
+  grouped = group_variables(inner, axes, strength=strength, kl=kl, threshold=threshold, clip=clip,
+                            init_log_sigma=init_log_sigma)
+  return turning(grouped, principal_axes_at, cells)
 
 
 def rnn_groups(paths: Sequence[str], groups: Sequence[str] = GROUPS, *, cells: str = CELLS,
