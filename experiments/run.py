@@ -181,8 +181,8 @@ def measure(config: ml_collections.ConfigDict, config_name: str, recipe: Recipe,
                if leaf.ndim >= 2 and not is_structured(leaf))
   rows = read_metrics(folder / 'metrics.jsonl')
   reached = targets.ledger_keys(config, {
-      **measured, **coded, 'validation_error_percent': validation_error}) if (
-          config.get('target')) else {}
+      **measured, **coded, 'validation_error_percent': validation_error},
+      jax.device_get(state.method_state)) if config.get('target') else {}
   counted = structure.ledger_keys(config, weights)
   return ledger.assemble(ledger.describe_run(), measured, coded, scores, packed, counted, reached, {
       'dataset': config.dataset,

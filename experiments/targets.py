@@ -5,24 +5,29 @@
   config.target = {'validation_error_percent': 1.5}    # as few weights as that allows
 
 Further fields: begin_epoch (0), ramp_epochs (0.4 of all), response_steps (a twentieth of the
-training), and rules, the names of those whose strengths move (all but weight decay). What moves
-them is `sparsejax.targeted`; for bytes and error the density it steers to is set anew after each
-epoch:
+training), landing_epochs (the last 0.4 of all), and rules, the names of those whose strengths move
+(all but weight decay). What moves them is `sparsejax.targeted`. The density is that of the compact
+network. In the landing what stays is chosen by rank; where a rule's method has no ranking (see
+`RANKINGS`) there is none, and the strengths are steered to the end.
+
+For bytes and error the density is set anew after each epoch:
 
 * bytes: by the power law through the dense network and the present one, the file's header aside.
   Its exponent lies between 1 (each weight costs the same) and 2 (half of the units that are left
-  hold a quarter of the weights); 2 before there is anything to learn it from, which is careful.
+  hold a quarter of the weights); 2 before there is anything to learn it from, which is careful, and
+  1 in the landing.
 * error: after the ramp, down by 5 % where the error is below the target by a tenth and more, up by
   5 % for each tenth that it is above, at most by 25 %; in between it stays.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import pathlib
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -31,27 +36,40 @@ import ml_collections
 import numpy as np
 
 import sparsejax
+from experiments import build           # which imports this module in turn: used in calls only
 from experiments.data import Data
 from experiments.model_file import MODEL_FILE, with_packed
 from experiments.names import near
 from experiments.schedules import whole_steps
-from sparsejax import codec
+from sparsejax import codec, ranking
 from sparsejax.codec import container
 from sparsejax.compaction.compact import compact
+from sparsejax.compaction.couplings import Coupling
+from sparsejax.paths import Tree
 from sparsejax.targeted import CONTROL, kernel_density
 from sparsejax.training.evaluate import deployed_weights, jit_summary
 from sparsejax.training.fit import Recipe, TrainState, deployed_collections, evaluation_params
 
 KINDS = ('density', 'bytes', 'validation_error_percent')
-OPTIONS = ('begin_epoch', 'ramp_epochs', 'response_steps', 'rules')
+OPTIONS = ('begin_epoch', 'ramp_epochs', 'landing_epochs', 'response_steps', 'rules')
 UNMOVED = ('weight_decay', 'dropout')
-RAMP = 0.4                 # of all epochs
+RAMP, LANDING = 0.4, 0.4  # of all epochs
 RESPONSES = 20             # times that a response fits into the training
 LOOKS = 20                 # in a response time
 LEAST_DENSITY = 1e-4
 LEARNT = 0.9               # below this density a network tells how its bytes follow it
 ERROR_BAND, STEP, LARGEST_RISE = 0.1, 0.05, 0.25
 FIRST_ERROR_DENSITY = 0.1  # the ramp's end, where the search for the error begins
+
+
+# How the parameters of a method are ranked, given its fields in the config.
+RANKINGS: dict[str, Callable[[Mapping[str, Any]], ranking.Ranking]] = {
+    'l0_hard_concrete': lambda rule: ranking.gates(
+        **{name: rule[name] for name in ('axis', 'tied', 'gamma', 'zeta') if name in rule}),
+    'sparse_variational_dropout': lambda rule: ranking.variances(),
+    'group_lasso': lambda rule: ranking.norms(rule.get('axis', -2)),
+    'l1': lambda rule: ranking.magnitudes(),
+}
 
 
 class Target(NamedTuple):
@@ -61,6 +79,7 @@ class Target(NamedTuple):
   value: float
   begin_epoch: float
   ramp_epochs: float
+  landing_epochs: float
   response_steps: float | None
   rules: tuple[str, ...]
 
@@ -101,8 +120,13 @@ def read(config: ml_collections.ConfigDict) -> Target:
   if not moved:
     raise ValueError('config.target finds no rule with a strength to move; rules are '
                      f'{", ".join(config.regulariser) or "none"}')
+  landing = fields.get('landing_epochs', LANDING * config.epochs)
+  if not 0 <= landing <= config.epochs:
+    raise ValueError(f'config.target.landing_epochs={landing} must be from 0, for none, to '
+                     f'config.epochs={config.epochs}')
   return Target(kind, float(value), float(fields.get('begin_epoch', 0)),
                 float(fields.get('ramp_epochs', RAMP * config.epochs)),
+                float(landing),
                 fields.get('response_steps'), moved)
 
 
@@ -110,6 +134,7 @@ def steered(config: ml_collections.ConfigDict, regulariser: sparsejax.Regularise
             steps_per_epoch: int) -> sparsejax.Regulariser:
   """Returns the regulariser with strengths that move towards config.target."""
   target = read(config)
+  landing = landing_of(config, target)
 
   def steps(name: str) -> int:
     return whole_steps(getattr(target, name), steps_per_epoch, f'config.target.{name}')
@@ -120,7 +145,30 @@ def steered(config: ml_collections.ConfigDict, regulariser: sparsejax.Regularise
       regulariser, first, begin_step=round(target.begin_epoch * steps_per_epoch),
       ramp_steps=steps('ramp_epochs'), response_steps=max(1, response),
       every=max(1, round(response / LOOKS)),
-      strengths=f'({"|".join(map(re.escape, target.rules))})/(.*/)?strength')
+      strengths=f'({"|".join(map(re.escape, target.rules))})/(.*/)?strength',
+      ranking=landing,
+      landing_step=None if landing is None else round(landing_epoch(config) * steps_per_epoch),
+      couplings=functools.partial(couplings_of, config))
+
+
+def landing_of(config: ml_collections.ConfigDict, target: Target) -> ranking.Ranking | None:
+  """Returns the ranking of the rules that are moved, or None where there is no landing."""
+  methods = {name: config.regulariser[name].method for name in target.rules}
+  if target.landing_epochs == 0 or not RANKINGS.keys() >= set(methods.values()):
+    return None
+  return ranking.of_rules({name: RANKINGS[method](config.regulariser[name].to_dict())
+                           for name, method in methods.items()})
+
+
+def landing_epoch(config: ml_collections.ConfigDict) -> float:
+  """Returns after how many epochs the landing begins; all of them where there is none."""
+  target = read(config)
+  return config.epochs - (0 if landing_of(config, target) is None else target.landing_epochs)
+
+
+def couplings_of(config: ml_collections.ConfigDict, weights: Tree) -> Sequence[Coupling]:
+  """Returns the couplings of the config's model, for weights of which the shapes count."""
+  return build.model(config.model).couplings({'params': weights}, None)
 
 
 class Steering:
@@ -147,8 +195,9 @@ class Steering:
       return state
     if target.kind == 'bytes':
       now = float(kernel_density(deployed_weights(self._recipe, state)))
+      landed = landing_in(state.method_state).get('landed', False)
       wanted = density_of_bytes(now, target.value, file_bytes(self._recipe, state,
-                                                              self._example_shape))
+                                                              self._example_shape), bool(landed))
     elif epoch < target.begin_epoch + target.ramp_epochs:
       return state
     else:
@@ -177,15 +226,16 @@ class FileBytes(NamedTuple):
   dense: int
 
 
-def density_of_bytes(now: float, wanted: float, size: FileBytes) -> float:
+def density_of_bytes(now: float, wanted: float, size: FileBytes, landed: bool = False) -> float:
   """Returns the density at which a file is expected to have `wanted` bytes.
 
   Args:
     now: density of the present network, whose file is of that `size`.
+    landed: whether the density is by now chosen, not steered to.
   """
   payload = max(size.whole - size.header, 1)
-  exponent = 2.0
-  if now < LEARNT:
+  exponent = 1.0 if landed else 2.0
+  if now < LEARNT and not landed:
     exponent = min(max(math.log(payload / size.dense) / math.log(now), 1.0), 2.0)
   return now * (max(wanted - size.header, 1) / payload) ** (1 / exponent)
 
@@ -206,15 +256,27 @@ def file_bytes(recipe: Recipe, state: TrainState,
                      codec.float32_bytes(variables))
 
 
-def ledger_keys(config: ml_collections.ConfigDict, sheet: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns the ledger's keys on how near a run came to its target.
+def landing_in(method_state: Tree) -> Tree:
+  """Returns the landing's part of the state, empty where there is no landing."""
+  return method_state[CONTROL].get('landing', {})
+
+
+def ledger_keys(config: ml_collections.ConfigDict, sheet: Mapping[str, Any],
+                method_state: Tree) -> dict[str, Any]:
+  """Returns the ledger's keys on how near a run came to its target, and how.
 
   Args:
     sheet: what was measured: weights_kept, weights_total, bytes_coded, validation_error_percent.
+    method_state: at the end of the training.
   """
   target = read(config)
   reached = {'density': lambda: sheet['weights_kept'] / sheet['weights_total'],
              'bytes': lambda: float(sheet['bytes_coded']),
              'validation_error_percent': lambda: sheet['validation_error_percent']}[target.kind]()
+  landing = landing_in(method_state)
+  how = {} if not landing or not landing['landed'] else {
+      'target_natural_density': float(landing['natural']),
+      'target_weights_cut': int(landing['cut']),
+      'target_weights_reopened': int(landing['reopened'])}
   return {'target': target.kind, 'target_value': target.value, 'target_reached': float(reached),
-          'target_relative_difference': float(np.float64(reached) / target.value - 1)}
+          'target_relative_difference': float(np.float64(reached) / target.value - 1), **how}

@@ -21,6 +21,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from experiments import targets
 from sparsejax.paths import Tree
 from sparsejax.regularisers.variational_dropout import log_alphas
 
@@ -49,9 +50,10 @@ def warnings(config: ml_collections.ConfigDict, rows: Sequence[Mapping[str, floa
 
 
 def never_closed(config, name, rule, rows, params) -> str | None:
-  """Warns of gates that are all open after half of the epochs."""
+  """Warns of gates that are all open after half of the epochs, or where a landing closes them."""
   del params
-  seen = densities(rule, rows)
+  until = targets.landing_epoch(config) if config.get('target') else config.epochs
+  seen = [(epoch, density) for epoch, density in densities(rule, rows) if epoch <= until]
   if rule.method != GATES or not seen or seen[-1][0] < config.epochs / 2:
     return None
   if any(density < 1 for _, density in seen):

@@ -12,6 +12,7 @@ from scipy import integrate, special, stats
 import sparsejax
 from sparsejax import testing
 from sparsejax.paths import flatten, fold, unflatten
+from sparsejax.ranking import norms
 from sparsejax.testing import check_regulariser, example_weights
 
 # --- oracles: penalties in nats, in NumPy, from the papers' formulas ------------------------------
@@ -176,7 +177,8 @@ METHODS = {
     'straight_through': (sparsejax.straight_through_magnitude(0.5), no_cost),
     'l1': (sparsejax.l1(0.3), l1_oracle),
     'group_lasso': (sparsejax.group_lasso(0.3, axis=-2), group_lasso_oracle(-2)),
-    'targeted': (sparsejax.targeted(sparsejax.group_lasso(0.3, axis=-2), 0.1, ramp_steps=10),
+    'targeted': (sparsejax.targeted(sparsejax.group_lasso(0.3, axis=-2), 0.4, ramp_steps=10,
+                                    every=2, ranking=norms(), landing_step=5),
                  group_lasso_oracle(-2)),
     'l0_block': (sparsejax.blockwise(sparsejax.l0_hard_concrete(0.1), (4, 3)),
                  blockwise_oracle(l0_oracle(-2))),

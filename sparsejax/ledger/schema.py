@@ -61,6 +61,12 @@ _QUALITY = {
     'target_value': Key(float, 'the value that was wanted of it', added=True),
     'target_reached': Key(float, 'the value that was got', added=True),
     'target_relative_difference': Key(float, 'target_reached / target_value - 1', added=True),
+    'target_natural_density': Key(
+        float, 'density that the strengths had reached by themselves before what stays was chosen '
+               'by rank; absent where nothing was', added=True),
+    'target_weights_cut': Key(int, 'weights that choices by rank set to zero, in sum', added=True),
+    'target_weights_reopened': Key(
+        int, 'zero weights that choices by rank took back, in sum', added=True),
     'test_error_percent': Key(float, 'error of the deployed network on the test set, percent'),
     'test_nll_nats': Key(
         float, 'mean negative log-likelihood, nats per label: of a test example, or of its tokens'),
