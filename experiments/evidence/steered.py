@@ -110,7 +110,8 @@ Again: `python -m experiments.steered --workdir=out/steered`
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
   """Returns the table in Markdown."""
   lines = ['| method | target | reached | off by | before the landing | cut | reopened '
-           '| validation error | test error | minutes |', '|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|']
+           '| validation error | test error | minutes |',
+           '|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|']
   for line in rows:
     total, target = line['weights_total'], 1 / line['times_fewer_weights']
     natural = line['target_natural_density']

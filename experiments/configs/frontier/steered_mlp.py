@@ -26,7 +26,8 @@ def get_config(variant: str = 'l0') -> ml_collections.ConfigDict:
   config.epochs = EPOCHS
   config.evaluate_every = 4
   config.checkpoint_every = 8
-  config.penalty_weight = 1.0                      # the strengths rise from low by themselves
+  with config.ignore_type():
+    config.penalty_weight = 1.0                    # the strengths rise from low by themselves
   config.optimiser.learning_rate.epochs = (0.8 * EPOCHS, EPOCHS)
   config.target = {'density': 1 / 30}
   if variant == 'smoke':
