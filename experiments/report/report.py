@@ -173,9 +173,11 @@ def notes(run: Run) -> list[str]:
 
 def _choice(run: Run) -> list[str]:
   held = run.config.get('validation_examples')
-  if run.ledger['validation_error_percent'] is None or held == 0:
+  if run.ledger['validation_error_percent'] is None:
     where = ('Nothing was held out, so nothing could be chosen on validation data; the error of '
              'the learning curve is on training images.')
+  elif held == 0:
+    where = 'What was chosen was chosen on the validation set that the data set comes with.'
   else:
     count = f'{held:,} ' if isinstance(held, int) else ''
     where = (f'{count}validation examples were held out of the training set and not trained on; '

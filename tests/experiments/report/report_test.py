@@ -144,6 +144,13 @@ def test_nothing_held_out(l0):
   assert 'validation examples were held out' not in text
 
 
+def test_a_validation_set_of_its_own(l0):
+  run = read_run(l0)
+  notes = report.notes(run._replace(config=run.config | {'validation_examples': 0}))
+  assert 'What was chosen was chosen on the validation set that the data set comes with.' in notes
+  assert not any('held out' in note for note in notes)
+
+
 def test_incomplete_metrics_are_noted(l0):
   lines = (l0 / 'metrics.jsonl').read_text().splitlines(keepends=True)
   (l0 / 'metrics.jsonl').write_text(''.join(lines[:-1]) + lines[-1][:20])    # cut by a crash
