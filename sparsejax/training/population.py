@@ -12,10 +12,12 @@ a learning rate, and the rows of the data that are a member's examples.
   for epoch in run_epochs(build, jnp.array(rates), states, images, labels, last=10):
     ...
 
-Every member gets what it would get alone but for rounding, about 1e-7 relative in a step: the draws
-are bit-identical, the products run in other loops. Where a gradient is nothing but rounding, as
-that of a bias before a batch-norm, Adam makes whole steps of it, here and alone. A member whose
-loss or parameters are no longer finite stays as it was before that epoch; the others go on.
+On an accelerator members run side by side; on a CPU in turn, and over a mesh each device has its
+share of them (`each_member`). Every member gets what it would get alone but for rounding, about
+1e-7 relative in a step: the draws are bit-identical, the products run in other loops. Where a
+gradient is nothing but rounding, as that of a bias before a batch-norm, Adam makes whole steps of
+it, here and alone. A member whose loss or parameters are no longer finite stays as it was before
+that epoch; the others go on.
 """
 
 from __future__ import annotations
@@ -27,10 +29,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from sparsejax.training import evaluate, fit
+from sparsejax.training.each_member import (each_member, gather, place_members, place_shared,
+                                            place_states)
 from sparsejax.training.fit import Recipe, TrainState
 from sparsejax.training.loop import NOT_REPRODUCED, NonFiniteLoss, diagnose
+from sparsejax.training.sharding import devices_of
 
 Array = jax.Array
 Build = Callable[[Any], Recipe]     # one member's numbers, perhaps traced -> its recipe
@@ -102,14 +108,9 @@ def _first_difference(one: dict[str, str], other: dict[str, str]) -> str:
   return f'{name} is {one.get(name, "absent")} in one and {other.get(name, "absent")} in the other'
 
 
-def member_axes(states: TrainState) -> Any:
-  """Returns, in the form of `states`, which axis runs over the members: 0, or None if shared."""
-  axes: Any = (0, 0, 0, 0, 0, None, 0 if states.key.ndim else None)
-  return TrainState(*axes)
-
-
 def train_epoch(build: Build, numbers: Any, states: TrainState, alive: Array, images: Array,
-                targets: Any, rows: Array | None = None) -> tuple[TrainState, Array, Array]:
+                targets: Any, rows: Array | None = None, mesh: Mesh | None = None,
+                in_turn: bool | None = None) -> tuple[TrainState, Array, Array]:
   """Runs one epoch of every member as one scan.
 
   Args:
@@ -117,48 +118,72 @@ def train_epoch(build: Build, numbers: Any, states: TrainState, alive: Array, im
     alive: bool (members,); the others stay as they are.
     images, targets: shared by all. rows: int32 (n,) or (members, n), which of them are a member's
       examples, in its order; None for all.
+    mesh, in_turn: as for `each_member`.
 
   Returns: (states, NLL of each step (members, steps), whether the epoch was finite (members,)).
-  Where it was not, the member is as before, but for `step`, which all share.
+  Where it was not, or the member is not alive, it is as before, but for `step`, which all share.
   """
-  def one(numbers, state, alive, rows):
-    new, nll = fit.train_epoch(build(numbers), state, images, targets, rows)
-    finite = jnp.all(jnp.isfinite(nll))
-    for leaf in jax.tree.leaves(new.params):
-      finite &= jnp.all(jnp.isfinite(leaf))
-    kept = jax.tree.map(lambda after, before: jnp.where(finite & alive, after, before),
-                        tuple(new[:-2]), tuple(state[:-2]))       # all but step and key
-    return TrainState._make([*kept, new.step, new.key]), nll, finite
+  own_rows, shared_rows = (None, rows) if rows is None or rows.ndim == 1 else (rows, None)
 
-  axes = member_axes(states)
-  by_member = None if rows is None or rows.ndim == 1 else 0
-  return jax.vmap(one, (0, axes, 0, by_member), (axes, 0, 0))(numbers, states, alive, rows)
+  def one(state, own, shared, real):
+    numbers, alive, own_rows = own
+    images, targets, shared_rows = shared
+    recipe, before = build(numbers), tuple(state[:-2])            # all but step and key
+    chosen = shared_rows if own_rows is None else own_rows
+
+    def train():
+      new, nll = fit.train_epoch(recipe, state, images, targets, chosen)
+      finite = jnp.all(jnp.isfinite(nll))
+      for leaf in jax.tree.leaves(new.params):
+        finite &= jnp.all(jnp.isfinite(leaf))
+      kept = jax.tree.map(lambda after, before: jnp.where(finite, after, before),
+                          tuple(new[:-2]), before)
+      return kept, nll.astype(float), finite
+
+    def leave():
+      examples = len(images if chosen is None else chosen)
+      return before, jnp.full(examples // recipe.batch_size, jnp.nan), jnp.bool_(False)
+    # Side by side both are computed; in turn, a member that is not trained takes no time.
+    return jax.lax.cond(alive & real, train, leave)
+
+  kept, nll, finite = each_member(one, states, (numbers, alive, own_rows),
+                                  (images, targets, shared_rows), mesh, in_turn)
+  return TrainState._make([*kept, states.step + nll.shape[1], states.key]), nll, finite
 
 
-def jit_epoch(build: Build) -> Any:
+def jit_epoch(build: Build, mesh: Mesh | None = None, in_turn: bool | None = None) -> Any:
   """Returns the jitted `train_epoch` without its first argument."""
   def epoch(numbers, states, alive, images, targets, rows=None):
-    return train_epoch(build, numbers, states, alive, images, targets, rows)
+    return train_epoch(build, numbers, states, alive, images, targets, rows, mesh, in_turn)
   return jax.jit(epoch)
 
 
-def jit_summary(build: Build) -> Callable[..., dict[str, Array]]:
+def jit_summary(build: Build, mesh: Mesh | None = None,
+                in_turn: bool | None = None) -> Callable[..., dict[str, Array]]:
   """Returns the compiled (numbers, states, images, labels, rows=None) -> {name: (members,)}.
 
   The numbers are those of `evaluate.jit_summary`, of each member's deployed network.
   """
   def summary(numbers, states, images, labels, rows=None):
-    def one(numbers, state, rows):
-      own = (images, labels) if rows is None else (images[rows], labels[rows])
-      return evaluate.jit_summary(build(numbers))(state, *own)
-    by_member = None if rows is None or rows.ndim == 1 else 0
-    return jax.vmap(one, (0, member_axes(states), by_member))(numbers, states, rows)
+    own_rows, shared_rows = (None, rows) if rows is None or rows.ndim == 1 else (rows, None)
+
+    def one(state, own, shared, real):
+      del real
+      numbers, own_rows = own
+      images, labels, shared_rows = shared
+      chosen = shared_rows if own_rows is None else own_rows
+      if chosen is not None:
+        images, labels = images[chosen], labels[chosen]
+      return evaluate.jit_summary(build(numbers))(state, images, labels)
+    return each_member(one, states, (numbers, own_rows), (images, labels, shared_rows), mesh,
+                       in_turn)
   return jax.jit(summary)
 
 
 def run_epochs(build: Build, numbers: Any, states: TrainState, images: Array, targets: Any, *,
                rows: Array | None = None, alive: Sequence[bool] | None = None, first: int = 1,
-               last: int, epoch: Callable[..., Any] | None = None) -> Iterator[PopulationEpoch]:
+               last: int, epoch: Callable[..., Any] | None = None, mesh: Mesh | None = None
+               ) -> Iterator[PopulationEpoch]:
   """Trains from epoch `first` to `last`, both included, and yields after each.
 
   Ends early once no member is alive.
@@ -166,20 +191,23 @@ def run_epochs(build: Build, numbers: Any, states: TrainState, images: Array, ta
   Args:
     numbers, rows: as in `train_epoch`. alive: members to train; all by default.
     epoch: the compiled program, if the caller has it: `jit_epoch(build)` or what it compiles to.
+    mesh: devices to share the members out to. The arrays then are where `each_member` has them.
   """
-  epoch = epoch or jit_epoch(build)
+  epoch = epoch or jit_epoch(build, mesh)
   living = np.ones(size(states), bool) if alive is None else np.array(alive, bool)
   for number in range(first, last + 1):
     if not living.any():
       return
     step = states.step
-    states, per_step, finite = epoch(numbers, states, jnp.asarray(living), images, targets, rows)
+    states, per_step, finite = epoch(numbers, states, place_members(mesh, jnp.asarray(living)),
+                                     images, targets, rows)
     losses, finite = np.asarray(per_step, np.float64), np.asarray(finite)
     diverged = {}
     for index in map(int, np.flatnonzero(living & ~finite)):
       before = member(states, index)._replace(step=step)
-      diverged[index] = _diagnose(build, numbers, before, images, targets, rows, index,
-                                  losses[index], number)
+      diverged[index] = _diagnose(
+          build, *gather(mesh, (numbers, before, images, targets, rows)), index, losses[index],
+          number)
     living &= finite
     means = np.full(len(living), np.nan)
     means[living] = losses[living].mean(axis=1)
@@ -203,8 +231,8 @@ class Fitting(NamedTuple):
   """How many members are trained at once, and why.
 
   Attributes:
-    members: at most as many as asked for, at least 1. bytes_used: by the program of as many as were
-      asked for. bytes_free: what it may use, None if unknown.
+    members: at most as many as asked for, at least 1. bytes_used: on each device, by the program
+      of as many as were asked for. bytes_free: what it may use there, None if unknown.
   """
 
   members: int
@@ -213,23 +241,30 @@ class Fitting(NamedTuple):
 
 
 def fitting(build: Build, numbers: Any, states: TrainState, images: Array, targets: Any,
-            rows: Array | None = None, bytes_free: int | None = None
-            ) -> tuple[Fitting, Callable[..., Any]]:
+            rows: Array | None = None, bytes_free: int | None = None,
+            mesh: Mesh | None = None) -> tuple[Fitting, Callable[..., Any]]:
   """Compiles the epoch of a population and says how many of its members fit into memory.
 
   Args: as of `train_epoch`; forms (jax.ShapeDtypeStruct) will do for arrays.
-    bytes_free: what may be used; by default what `memory_free` says.
+    bytes_free: what may be used, of each device; by default what `memory_free` says.
+    mesh: devices to share the members out to.
 
   Returns: (fitting, the compiled epoch of all members). The memory of fewer is taken to be in
     proportion, the data apart, which is there once.
   """
   members = size(states)
   alive = jax.ShapeDtypeStruct((members,), bool)
-  arguments = (numbers, states, alive, images, targets, rows)
-  compiled = jit_epoch(build).lower(*arguments).compile()
+  own_rows, rows = (None, rows) if rows is None or rows.ndim == 1 else (rows, None)
+  numbers, alive, own_rows = place_members(mesh, (numbers, alive, own_rows))
+  images, targets, rows = place_shared(mesh, (images, targets, rows))
+  arguments = (numbers, place_states(mesh, states), alive, images, targets,
+               rows if own_rows is None else own_rows)
+  compiled = jit_epoch(build, mesh).lower(*arguments).compile()
   used, shared = _program_bytes(compiled, arguments), _bytes((images, targets))
-  free = memory_free() if bytes_free is None else bytes_free
-  return Fitting(that_fit(members, used, shared, free), used, free), compiled
+  free = memory_free(mesh) if bytes_free is None else bytes_free
+  devices = devices_of(mesh)
+  fit_on_each = that_fit(-(-members // devices), used, shared, free)
+  return Fitting(min(members, devices * fit_on_each), used, free), compiled
 
 
 def that_fit(members: int, used: int, shared: int, free: int | None) -> int:
@@ -241,13 +276,14 @@ def that_fit(members: int, used: int, shared: int, free: int | None) -> int:
   return int(max(1, min(members, (free - shared) // each)))
 
 
-def memory_free() -> int | None:
-  """Returns how many bytes a population may use on the first device, or None if nobody knows."""
+def memory_free(mesh: Mesh | None = None) -> int | None:
+  """Returns how many bytes a population may use on each device, or None if nobody knows."""
   stats = jax.devices()[0].memory_stats()
   if stats and 'bytes_limit' in stats:
     return int(DEVICE_SHARE * (stats['bytes_limit'] - stats.get('bytes_in_use', 0)))
   try:
-    return int(HOST_SHARE * os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE'))
+    free = HOST_SHARE * os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    return int(free / devices_of(mesh))         # CPU devices have one memory together
   except (AttributeError, ValueError, OSError):
     return None
 

@@ -20,13 +20,15 @@ import sparsejax
 from sparsejax.models.convnet import ConvNet
 from sparsejax.models.lenet import MLP
 from sparsejax.models.recurrent import RecurrentLanguageModel
-from sparsejax.training import fit, sharding
+from sparsejax.training import each_member, fit, population, sharding
 from sparsejax.training.checkpoint import Checkpoints
 from sparsejax.training.evaluate import jit_summary
 from sparsejax.training.token_scores import jit_token_scores
 
 # 52 and its quarter 13 are numbers that no other axis has; a text has 8 streams.
 EXAMPLES, BATCH, STREAMS = 60, 52, 8
+COLLECTIVES = re.compile(
+    r' (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(')
 
 
 def mesh_of(devices):
@@ -215,8 +217,7 @@ def program(found, text):
   found['batches'] = sum(BATCH in shape for shape in shapes)
   found['parts'] = sum(BATCH // 4 in shape for shape in shapes)
   found['images'] = re.findall(r'u8\[([\d,]+)\]\S* gather\(', text)
-  found['sent'] = sorted(set(re.findall(
-      r' (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(', text)))
+  found['sent'] = sorted(set(COLLECTIVES.findall(text)))
 
 
 def evaluation(found):
@@ -240,12 +241,43 @@ def evaluation(found):
     found[f'evaluation {name}'] = distance(ends[1], ends[0])
 
 
+def members(found):
+  """Populations shared out over devices, evenly or not, against each member alone."""
+  _, images, labels = recipes()['mlp']
+
+  def build(rate):
+    return fit.Recipe(MLP(widths=(5,), classes=4), sparsejax.partition(), optax.sgd(rate),
+                      num_terms=EXAMPLES, batch_size=20)
+  start = jax.jit(lambda key: fit.start(build(0.1), key, images[:1]))
+  states = [start(jax.random.key(seed)) for seed in range(4)]
+  alone = fit.jit_epoch(build(0.1))
+  wanted = [alone(alone(state, images, labels)[0], images, labels)[0] for state in states]
+  for devices, count in ((4, 4), (2, 3)):
+    mesh = mesh_of(devices)
+    rates = jnp.full(count, 0.1).at[3:].set(jnp.inf)               # a fourth one diverges
+    placed = each_member.place_states(mesh, population.stack(states[:count]))
+    numbers = each_member.place_members(mesh, rates)
+    data = sharding.place(mesh, images), sharding.place(mesh, labels)
+    _, epoch = population.fitting(build, numbers, placed, *data, mesh=mesh)
+    first, second = population.run_epochs(build, numbers, placed, *data, last=2, epoch=epoch,
+                                          mesh=mesh)
+    ends = each_member.gather(mesh, second.states)
+    found[f'members {count}'] = {
+        'distance': max(distance(arrays(population.member(ends, index)), arrays(wanted[index]))
+                        for index in range(3)),
+        'diverged': [[error.step, len(error.last_good.step.devices()), same(
+            arrays(error.last_good), arrays(population.member(ends, index)._replace(
+                step=states[0].step)))] for index, error in first.diverged.items()],
+        'part': len(jax.tree.leaves(second.states.params)[0].addressable_shards[0].data),
+        'sent': sorted(set(COLLECTIVES.findall(epoch.as_text())))}
+
+
 def main():
   jax.config.update('jax_numpy_rank_promotion', 'raise')
   jax.config.update('jax_disable_most_optimizations', True)
   assert len(jax.devices()) == 4, jax.devices()
   found = {}
-  for case in (draws, steps, in_float64, evaluation):
+  for case in (draws, steps, in_float64, evaluation, members):
     case(found)
   print(json.dumps(found))
 

@@ -83,3 +83,13 @@ def test_without_a_mesh_nothing_is_touched():
   assert sharding.place_state(None, tree, ()) is tree
   assert sharding.gather_state(None, tree) is tree
   assert sharding.devices_of(None) == 1
+
+
+@pytest.mark.parametrize('members, part, sent, diverged', [
+    (4, 1, [], [[0, 1, True]]), (3, 3, ['all-gather'], [])])
+def test_members_over_devices_are_what_they_are_alone(members, part, sent, diverged):
+  found = results()[f'members {members}']
+  assert found.pop('distance') <= 1e-5
+  # Each device holds its share, or all of them where they cannot be shared out alike. The one that
+  # diverges does so in its first step, and is kept on one device as it was.
+  assert found == {'diverged': diverged, 'part': part, 'sent': sent}
