@@ -9,7 +9,7 @@ experiments/results/steered.csv and report/steered.md.
 
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the runs.', required=True)
 _METHODS = flags.DEFINE_list('methods', ['l0', 'vd', 'group_lasso'], 'Variants of the config.')
@@ -25,6 +25,7 @@ _REPORT = flags.DEFINE_string('report', 'report', 'Folder of the table.')
 def main(arguments: list[str]) -> None:
   if len(arguments) > 1:
     raise app.UsageError(f'unexpected arguments {arguments[1:]}; every option is a --flag')
+  logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every checkpoint
   # Imported here so that --help answers at once.
   from rich.console import Console
 

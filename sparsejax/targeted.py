@@ -185,18 +185,22 @@ def targeted(regulariser: Regulariser, density: Any, *, ramp_steps: int, begin_s
   def update(params, state, *, step, weight_grads=None, key=None):
     inner, control = split(state)
     params, inner = regulariser.update(params, inner, step=step, weight_grads=weight_grads, key=key)
-    due, airborne = step % every == 0, True
-    if ranking is not None:
-      airborne = step < landing_step
-      landing = control['landing']
-      control = jax.lax.cond(
-          due & ~airborne & (landing['ranked'] != control['density']),
-          lambda control: {**control, 'landing': land(params, inner, control)},
-          lambda control: control, control)
-    control = jax.lax.cond(due & airborne,
-                           lambda control: look(params, inner, control, step, key),
+    due = step % every == 0
+    steering = due if ranking is None else due & (step < landing_step)
+    control = jax.lax.cond(steering, lambda control: look(params, inner, control, step, key),
                            lambda control: control, control)
+    if ranking is not None:
+      control = jax.lax.cond(due & (step >= landing_step),
+                             lambda control: choose(params, inner, control),
+                             lambda control: control, control)
     return params, {**moved(inner, control), CONTROL: control}
+
+  def choose(params, state, control):
+    """Returns the controller's state after a look in the landing."""
+    # A condition of its own: of a population it is an array, for which both branches are computed.
+    return jax.lax.cond(control['landing']['ranked'] != control['density'],
+                        lambda control: {**control, 'landing': land(params, state, control)},
+                        lambda control: control, control)
 
   def land(params, state, control):
     """Returns the landing after what stays was chosen for the density wanted now."""

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 import sparsejax
-from sparsejax.regulariser import Regulariser, initial_numbers
+from sparsejax.models.lenet import MLP
+from sparsejax.ranking import Ranking
+from sparsejax.regulariser import Regulariser, finalise, initial_numbers
 from sparsejax.targeted import kernel_density, log_reference, targeted
 
 UNITS = 2000
@@ -64,6 +66,49 @@ def test_the_density_lands_within_five_per_cent_whatever_the_network():
     # One unit of the smallest target is 3 % of it; a look sees whole units.
     assert abs(found[-1] / density - 1) <= 0.05 + 1e-3, (density, change, found[-1])
     assert found.min() > 0.95 * density, f'{density}, {change}: it was overshot on the way'
+
+
+def ranked():
+  """The ranking of that network: a gate is its own score."""
+  def hold(params, state, kept):
+    return {**params, 'gate': jnp.where(kept['gate'], 1.0, -1.0)}, state
+  return Ranking(lambda params, state: {'gate': params['gate']}, hold)
+
+
+def test_a_landing_meets_the_density_from_above_and_from_below_and_when_it_moves():
+  # Members: steered well; overshot by far, with gates that never open; nothing ever closes.
+  changes = {'rate': jnp.array([0.02, 0.5, 0.0]), 'reopening': jnp.array([1.0, 0.0, 1.0]),
+             'sensitivity': jnp.array([1.0, 1500.0, 1.0])}
+  method = targeted(network(), 0.1, ramp_steps=600, response_steps=50, every=10, ranking=ranked(),
+                    landing_step=1000)
+  params, state = method.init(jax.random.key(0), {'kernel': jnp.ones((UNITS, 3))})
+
+  @jax.jit
+  @jax.vmap
+  def run(changes):
+    def step(carry, number):
+      params, state = carry
+      density = jnp.where(number < 1020, 0.1, 0.11)
+      state = {**state, 'control': {**state['control'], 'density': density}}
+      params, state = method.update(params, state, step=number)
+      landing = {name: state['control']['landing'][name]
+                 for name in ('landed', 'natural', 'cut', 'reopened')}
+      return (params, state), (kernel_density(method.weights(params, state)), state['strength'],
+                               landing)
+    return jax.lax.scan(step, (params, {**state, **changes}), jnp.arange(1040))[1]
+  density, strength, landing = jax.device_get(run(changes))
+  natural = density[:, 999]
+  assert abs(natural[0] / 0.11 - 1) < 0.1, 'steered to 1.1 times the target'
+  assert natural[1] < 0.06 and natural[2] == 1.0
+  np.testing.assert_array_equal(landing['landed'][0], np.arange(1040) >= 1000)
+  np.testing.assert_allclose(density[:, 1000:1020], 0.1, rtol=1e-6)
+  np.testing.assert_allclose(density[:, 1020:], 0.11, rtol=1e-6)
+  assert np.all(strength[:2, 999] > 0) and not np.any(strength[:, 1000:])
+  np.testing.assert_array_equal(landing['natural'][:, -1], natural)
+  wanted = np.maximum(np.round((natural - 0.1) * UNITS) * 3, 0)
+  np.testing.assert_allclose(landing['cut'][:, -1], wanted, atol=30)
+  up = np.maximum(np.round((0.1 - natural) * UNITS) * 3, 0) + 60
+  np.testing.assert_allclose(landing['reopened'][:, -1], up, atol=30)
 
 
 def test_each_look_follows_the_law():
@@ -128,6 +173,23 @@ def test_density_counts_kernels_of_every_rule_and_no_bias():
 def test_bad_numbers_are_refused(options, message):
   with pytest.raises(ValueError, match=message):
     targeted(sparsejax.l1(0.1), **{'density': 0.1, 'ramp_steps': 10, **options})
+
+
+def test_a_ranking_needs_its_step():
+  with pytest.raises(ValueError, match='landing_step=None and a ranking go together'):
+    targeted(sparsejax.l1(0.1), 0.1, ramp_steps=10, ranking=ranked())
+
+
+def test_what_nobody_reads_does_not_count():
+  weights = {'dense0': {'kernel': jnp.ones((5, 4))},
+             'head': {'kernel': jnp.ones((4, 2)).at[1].set(1e-9)}}
+  method = targeted(sparsejax.group_lasso(0.1), 0.5, ramp_steps=10,
+                    couplings=lambda weights: MLP((4,), 2).couplings())
+  params, state = method.init(jax.random.key(0), weights)
+  for deployed in (method.weights(params, state), finalise(method, params, state)):
+    assert float(kernel_density(deployed)) == pytest.approx((5 + 2) * 3 / 28)
+  drawn = method.weights(params, state, jax.random.key(1))
+  assert float(kernel_density(drawn)) == 1.0
 
 
 def test_a_method_without_a_strength_is_refused():
