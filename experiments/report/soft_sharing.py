@@ -28,6 +28,12 @@ def is_soft_sharing(params: Any) -> bool:
   return isinstance(params, dict) and params.keys() == {'weight', MIXTURE}
 
 
+def _sharing_state(state: Any) -> Any:
+  """Returns the state of the method itself, which `chain` with another keeps under 'a' or 'b'."""
+  return next(part for part in (state, state.get('b', {}), state.get('a', {}))
+              if 'merge_below' in part)
+
+
 def mixture_plots(run: Run) -> list[Plot]:
   """Returns, for each mixture of each rule of soft weight-sharing, its weights and where they went.
 
@@ -36,7 +42,7 @@ def mixture_plots(run: Run) -> list[Plot]:
   plots = []
   for rule in sorted(run.params):
     if is_soft_sharing(run.params[rule]):
-      for group, mixture in mixtures(run.params[rule], run.state[rule]).items():
+      for group, mixture in mixtures(run.params[rule], _sharing_state(run.state[rule])).items():
         plots.append(_clusters(run, rule, group, mixture))
   return plots
 
@@ -47,7 +53,7 @@ def _clusters(run: Run, rule: str, group: str, mixture: Mixture) -> Plot:
   trained = _joined(flatten(run.params[rule]['weight']), paths)
   deployed = _joined(run.deployed, paths)
   earlier = _earlier(run, rule, paths)
-  merged = merge(mixture, run.state[rule]['merge_below'])
+  merged = merge(mixture, _sharing_state(run.state[rule])['merge_below'])
   figure = figures.new_figure(11.0, 4.2)
   left, right = figures.panels(figure, 2, columns=2)
   _histogram(left, trained, deployed, merged, earlier)

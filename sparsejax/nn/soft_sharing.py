@@ -22,6 +22,8 @@ class _Mixture(RegularisedModule, kw_only=True):
   shared: bool = True
   init_range: float = 0.6
   init_std: float = 0.25
+  zero_width: Number | None = None
+  width: Number | None = None
   merge_below: Number = 1e-10
 
 

@@ -48,6 +48,8 @@ def soft_weight_sharing(
     shared: bool = True,
     init_range: float = 0.6,
     init_std: float = 0.25,
+    zero_width: Number | None = None,
+    width: Number | None = None,
     merge_below: Number = 1e-10,
 ) -> Regulariser:
   """A learned mixture of Gaussians as the prior; deployed, each weight is one of its means.
@@ -63,6 +65,11 @@ def soft_weight_sharing(
       path before the last '/' in common, one of its own.
     init_range, init_std: the free means start equally spaced in [-init_range, init_range], every
       component with this standard deviation.
+    zero_width, width: standard deviations at which the Gamma priors have their mean, of the
+      component at zero and of the others: b = a width^2 in place of the b of `hyper_priors`. As
+      schedules they anneal the mixture. Left alone, the component at zero narrows until no weight
+      crosses its edge, and the paper's priors are too weak to hold it: its weights outvote a = 5e3.
+      With a well above half the number of weights the component follows its schedule.
     merge_below: deployed, components with divergences below this many nats become one.
 
   Trained: `weight`, and under `mixture` (below the layer's path, where each has its own) float32
@@ -80,7 +87,7 @@ def soft_weight_sharing(
     raise ValueError(f'init_range={init_range} and init_std={init_std} must be positive')
   require_nonnegative(strength=strength, merge_below=merge_below)
   numbers = {'strength': strength, 'merge_below': merge_below,
-             **_zero_numbers(zero_prior), **_hyper_numbers(hyper_priors)}
+             **_zero_numbers(zero_prior), **_hyper_numbers(hyper_priors, zero_width, width)}
   learned_zero = 'zero_alpha' in numbers
 
   def init(key, weights):
@@ -176,11 +183,32 @@ def _zero_numbers(zero_prior: Any) -> dict[str, Number]:
   return dict(zip(('zero_alpha', 'zero_beta'), zero_prior, strict=True))
 
 
-def _hyper_numbers(hyper_priors: Any) -> dict[str, Number]:
+def _hyper_numbers(hyper_priors: Any, zero_width: Number | None,
+                   width: Number | None) -> dict[str, Number]:
+  """Returns the (a, b) of the two Gamma priors, with b = a width^2 where a width is given."""
+  widths = {'zero_width': zero_width, 'width': width}
+  given = {name: value for name, value in widths.items() if value is not None}
+  require_nonnegative(**given)
   if hyper_priors is None:
+    if given:
+      raise ValueError(f'{sorted(given)[0]} moves a hyper-prior, but hyper_priors=None; give '
+                       'hyper_priors, or leave it out')
     return {}
   numbers = [number for pair in hyper_priors for number in pair]
   if [len(pair) for pair in hyper_priors] != [2, 2] or not all(number > 0 for number in numbers):
     raise ValueError(f'hyper_priors={hyper_priors} must be ((a, b), (a, b)) of two Gamma priors, '
                      'all positive, or None')
-  return dict(zip(('zero_shape', 'zero_rate', 'shape', 'rate'), numbers, strict=True))
+  found: dict[str, Number] = dict(
+      zip(('zero_shape', 'zero_rate', 'shape', 'rate'), numbers, strict=True))
+  for name, value in given.items():
+    shape, rate = name.replace('width', 'shape'), name.replace('width', 'rate')
+    found[rate] = _rate(found[shape], value)
+  return found
+
+
+def _rate(shape: Any, width: Number) -> Number:
+  """Returns the rate b, or its schedule, of a Gamma prior whose mean is that of the width."""
+  if callable(width):
+    schedule = width
+    return lambda step: shape * jnp.square(schedule(step))
+  return shape * width**2

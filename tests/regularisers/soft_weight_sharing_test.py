@@ -97,6 +97,19 @@ def test_strength_scales_the_hyper_priors_too():
   assert without.penalty(*without.init(KEY, WEIGHTS)) < one
 
 
+def test_widths_move_the_hyper_priors():
+  priors = ((5e3, 2.0), (2.5e2, 0.1))
+  # b = a width^2: widths of 0.02 are the paper's priors
+  _, plain = soft_weight_sharing(3, hyper_priors=priors).init(KEY, WEIGHTS)
+  method = soft_weight_sharing(3, hyper_priors=priors, zero_width=0.02,
+                               width=lambda step: 0.02 / (1 + step))
+  params, state = method.init(KEY, WEIGHTS)
+  for name in plain:
+    np.testing.assert_allclose(state[name], plain[name], rtol=1e-6)
+  _, state = method.update(params, state, step=2)
+  np.testing.assert_allclose([state['zero_rate'], state['rate']], [2.0, 0.1 / 16], rtol=1e-6)
+
+
 def test_cutting_units_leaves_the_mixture_alone():
   params, state = soft_weight_sharing(4, shared=False).init(KEY, WEIGHTS)
   shapes = {path: leaf.shape for path, leaf in flatten(WEIGHTS).items()}
@@ -118,6 +131,8 @@ def test_cutting_units_leaves_the_mixture_alone():
     ({'hyper_priors': ((1.0, 2.0), (0.0, 1.0))}, 'hyper_priors'),
     ({'strength': -1.0}, 'strength'),
     ({'init_std': 0.0}, 'init_std'),
+    ({'width': -0.1}, 'width=-0.1'),
+    ({'width': 0.1, 'hyper_priors': None}, 'width moves a hyper-prior'),
 ])
 def test_wrong_arguments_are_named(arguments, words):
   with pytest.raises(ValueError, match=words):

@@ -71,6 +71,12 @@ def test_other_methods_have_no_such_plot(tmp_path):
   assert mixture_plots(run._replace(params={'decay': {'kernel': np.ones((2, 2))}})) == []
 
 
+def test_chained_with_another_method_the_state_lies_deeper(tmp_path):
+  run = run_in(tmp_path)
+  chained = run._replace(state={'rule': {'a': {'strength': np.ones(())}, 'b': run.state['rule']}})
+  assert [plot.name for plot in mixture_plots(chained)] == ['mixture_rule']
+
+
 def test_a_damaged_checkpoint_is_named(tmp_path):
   run = run_in(tmp_path)
   folder = tmp_path / 'checkpoints' / '1'
