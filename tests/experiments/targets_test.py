@@ -72,6 +72,21 @@ def test_a_power_law_of_bytes_is_inverted(exponent):
   assert found == pytest.approx(0.05, rel=1e-3)
 
 
+def test_in_a_landing_each_weight_costs_the_same():
+  size = targets.FileBytes(10_400, 400, 200_000)
+  assert targets.density_of_bytes(0.05, 5_400, size, landed=True) == pytest.approx(0.025)
+
+
+def test_methods_without_a_ranking_do_not_land():
+  made = config(density=0.1)
+  assert targets.landing_epoch(made) == 1.2
+  made.target.landing_epochs = 0
+  assert targets.landing_epoch(made) == 2
+  made.target.landing_epochs = 1
+  made.regulariser.gates.method = 'soft_weight_sharing'
+  assert targets.landing_epoch(made) == 2
+
+
 def test_bytes_are_steered_carefully_from_the_dense_network():
   made = config(bytes=1000)
   data, recipe, state = run.begin(made)
