@@ -17,6 +17,7 @@ from rich.table import Table
 
 import sparsejax
 from experiments import run
+from experiments.mesh import ONE, Devices
 from experiments.workdir import config_text
 from sparsejax.ledger.count import count_layers, parameters, totals
 from sparsejax.paths import flatten
@@ -26,8 +27,11 @@ from sparsejax.training.fit import Recipe, TrainState, deployed_collections, tra
 TIMED_STEPS, WARM_CALLS = 20, 2
 
 
-def dry_run(config: ml_collections.ConfigDict, console: Console) -> None:
+def dry_run(config: ml_collections.ConfigDict, console: Console, devices: Devices = ONE) -> None:
   """Prints what a run of this config would be; a few steps are taken on the side and forgotten.
+
+  Args:
+    devices: to train on, all of this process.
 
   Raises:
     ValueError: for whatever the run itself would refuse before its first step.
@@ -37,7 +41,7 @@ def dry_run(config: ml_collections.ConfigDict, console: Console) -> None:
   console.print(config_text(config), highlight=False, markup=False, end='')
   console.print(leaves_table(config, weights))
   for line in (*size_lines(recipe, state, weights, data.images),
-               *cost_lines(config, recipe, state, data.images, data.labels)):
+               *cost_lines(config, recipe, state, data.images, data.labels, devices)):
     console.print(line, highlight=False, soft_wrap=True)
   console.print('Nothing was trained and nothing written.', highlight=False)
 
@@ -73,11 +77,12 @@ def size_lines(recipe: Recipe, state: TrainState, weights: Any, images: np.ndarr
 
 
 def cost_lines(config: ml_collections.ConfigDict, recipe: Recipe, state: TrainState,
-               images: np.ndarray, labels: np.ndarray) -> list[str]:
+               images: np.ndarray, labels: np.ndarray, devices: Devices = ONE) -> list[str]:
   """Returns lines on memory, of the compiled program, and on time, of a few steps of it."""
+  recipe, state = recipe._replace(mesh=devices.mesh), devices.place_state(state)
   steps = len(images) // recipe.batch_size
   count = min(TIMED_STEPS, steps)
-  arrays = jnp.asarray(images), jnp.asarray(labels)
+  arrays = devices.place(images), devices.place(labels)
   program = jax.jit(functools.partial(train_steps, recipe), static_argnames='count')
   started = time.perf_counter()
   compiled = program.lower(state, *arrays, count=count).compile()
@@ -94,14 +99,21 @@ def cost_lines(config: ml_collections.ConfigDict, recipe: Recipe, state: TrainSt
   if memory is not None:
     total = (memory.argument_size_in_bytes + memory.output_size_in_bytes
              + memory.temp_size_in_bytes)
-    lines.append(f'Memory of the training program: {total / 2**20:,.0f} MiB (data and state '
+    where = 'Memory' if devices.mesh is None else f'Memory on each of {devices.mesh.size} devices'
+    lines.append(f'{where} of the training program: {total / 2**20:,.0f} MiB (data and state '
                  f'{memory.argument_size_in_bytes / 2**20:,.0f}, new state '
                  f'{memory.output_size_in_bytes / 2**20:,.0f}, scratch '
                  f'{memory.temp_size_in_bytes / 2**20:,.0f})')
-  lines.append(f'Time: {1e3 * each:.2f} ms a step (of {count} steps on {jax.devices()[0]}), so '
+  lines.append(f'Time: {1e3 * each:.2f} ms a step (of {count} steps on {_named(devices)}), so '
                f'{_duration(whole)} of training after {compilation:.0f} s of compilation; '
                'evaluation and files come on top')
   return lines
+
+
+def _named(devices: Devices) -> str:
+  if devices.mesh is None:
+    return str(jax.devices()[0])
+  return f'{devices.mesh.size} devices, {", ".join(map(str, devices.mesh.devices.flat))}'
 
 
 def _duration(seconds: float) -> str:

@@ -53,6 +53,12 @@ class Devices(NamedTuple):
     """Returns a console that is silent in all processes but the first."""
     return Console() if self.first else Console(file=io.StringIO())
 
+  def ledger_keys(self) -> dict[str, Any]:
+    """Returns what the ledger of a run on these devices says of them; nothing of one device."""
+    if self.mesh is None:
+      return {}
+    return {'mesh': f'{sharding.AXIS}:{self.mesh.size}', 'mesh_processes': self.processes}
+
   def place(self, array: Any) -> jax.Array:
     """Returns an array of the host as a whole on every device."""
     return sharding.place(self.mesh, array)
@@ -171,8 +177,20 @@ def give_devices_threads(text: str | None) -> None:
     os.environ.setdefault('PJRT_NPROC', str(max(os.cpu_count() or 1, 4 * parse(text), 16)))
 
 
-def open_devices(text: str | None, batch_size: int) -> Devices:
+def require_shares(devices: int, batch_size: int) -> None:
+  """Raises ValueError where a batch cannot be shared alike by so many devices."""
+  if batch_size % devices:
+    below = max(batch_size // devices, 1) * devices
+    raise ValueError(f'config.batch_size={batch_size} cannot be shared alike by the {devices} '
+                     f'devices of --mesh={sharding.AXIS}:{devices}; set '
+                     f'--config.batch_size={below}')
+
+
+def open_devices(text: str | None, batch_size: int = 0) -> Devices:
   """Returns the devices of --mesh=`text`; without it, the first device.
+
+  Args:
+    batch_size: of the batches they are to share; 0 where batches are not what is shared.
 
   Raises:
     ValueError: for a mesh that the devices, the processes or the batch do not allow.
@@ -184,10 +202,7 @@ def open_devices(text: str | None, batch_size: int) -> Devices:
                        f'--mesh={sharding.AXIS}:{jax.device_count()}')
     return ONE
   devices = parse(text)
-  if batch_size % devices:
-    below = max(batch_size // devices, 1) * devices
-    raise ValueError(f'config.batch_size={batch_size} cannot be shared alike by the {devices} '
-                     f'devices of --mesh={text}; set --config.batch_size={below}')
+  require_shares(devices, batch_size)
   found: list[list[jax.Device]] = [[] for _ in range(processes)]
   for device in jax.devices():
     found[device.process_index].append(device)

@@ -42,9 +42,7 @@ def connect(coordinator: str | None = None, num_processes: int | None = None,
     ValueError: for flags that do not hold together, a port in use, or a process 0 that does not
       answer; the message names them.
   """
-  given = dict(zip(VARIABLES, (coordinator, num_processes, process_id)))
-  values = {flag: value if value is not None else environment.get(VARIABLES[flag])
-            for flag, value in given.items()}
+  values = _given(coordinator, num_processes, process_id, environment)
   missing = [flag for flag, value in values.items() if value is None]
   if len(missing) == len(values):
     return
@@ -67,6 +65,26 @@ def connect(coordinator: str | None = None, num_processes: int | None = None,
   jax.config.update('jax_cpu_collectives_implementation', 'gloo')
   jax.distributed.initialize(address, count, own, cluster_detection_method='deactivate',
                              initialization_timeout=max(1, round(seconds)))
+
+
+def require_alone(what: str, coordinator: str | None = None, num_processes: int | None = None,
+                  process_id: int | None = None,
+                  environment: Mapping[str, str] = os.environ) -> None:
+  """Raises ValueError where flags or variables ask for several processes; `what` takes one."""
+  values = _given(coordinator, num_processes, process_id, environment)
+  asked = [flag for flag, value in values.items() if value is not None]
+  if asked:
+    raise ValueError(f'{what} is a matter of one process: leave out '
+                     + ', '.join(f'{flag} ({VARIABLES[flag]})' for flag in asked)
+                     + '; --mesh=data:2 then means two devices of this process')
+
+
+def _given(coordinator: Any, num_processes: Any, process_id: Any,
+           environment: Mapping[str, str]) -> dict[str, Any]:
+  """Returns {flag: its value, or that of its variable, or None}."""
+  given = dict(zip(VARIABLES, (coordinator, num_processes, process_id)))
+  return {flag: value if value is not None else environment.get(VARIABLES[flag])
+          for flag, value in given.items()}
 
 
 def leave(code: int) -> NoReturn:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -80,7 +81,7 @@ def run(config: ml_collections.ConfigDict, folder: str | pathlib.Path, config_na
     state, seconds, selected_by = train(config, recipe._replace(mesh=devices.mesh), state, data,
                                         folder, console, stop, save_minutes, devices)
     return devices.agree(lambda: finish(config, config_name, recipe, state, data, folder, seconds,
-                                        selected_by, console))
+                                        selected_by, console, devices.ledger_keys()))
 
 
 def _take(config: ml_collections.ConfigDict, folder: pathlib.Path, console: Console,
@@ -122,8 +123,12 @@ def begin(config: ml_collections.ConfigDict) -> tuple[Data, Recipe, TrainState]:
 
 def finish(config: ml_collections.ConfigDict, config_name: str, recipe: Recipe, state: TrainState,
            data: Data, folder: pathlib.Path, seconds: float, selected_by: str,
-           console: Console) -> dict[str, Any]:
-  """Deploys and measures the trained network, writes all of its files; returns its ledger."""
+           console: Console, trained_on: Mapping[str, Any] = {}) -> dict[str, Any]:
+  """Deploys and measures the trained network, writes all of its files; returns its ledger.
+
+  Args:
+    trained_on: what the ledger says of the devices of the training, if they were several.
+  """
   if config.get('choose'):
     state, selected_by, candidates = choose(
         config.choose, recipe, state, jnp.asarray(data.watched_images),
@@ -131,7 +136,8 @@ def finish(config: ml_collections.ConfigDict, config_name: str, recipe: Recipe, 
     for value, error, kept in candidates:
       console.print(f'{config.choose.rule}.{config.choose.number} = {value:g}: validation error '
                     f'{error:.2f} %, {kept:,} weights')
-  sheet = measure(config, config_name, recipe, state, data, folder, seconds, selected_by)
+  sheet = measure(config, config_name, recipe, state, data, folder, seconds, selected_by,
+                  trained_on)
   write_hparams(folder, config, sheet)
   ledger.write(folder / LEDGER_FILE, sheet)
   write_report(folder)
@@ -140,7 +146,8 @@ def finish(config: ml_collections.ConfigDict, config_name: str, recipe: Recipe, 
 
 
 def measure(config: ml_collections.ConfigDict, config_name: str, recipe: Recipe, state: TrainState,
-            data: Data, folder: pathlib.Path, seconds: float, selected_by: str) -> dict[str, Any]:
+            data: Data, folder: pathlib.Path, seconds: float, selected_by: str,
+            trained_on: Mapping[str, Any] = {}) -> dict[str, Any]:
   """Deploys and compacts the trained network, writes its files and returns the ledger."""
   params = jax.device_get(evaluation_params(recipe, state))
   # Compaction cuts arrays; what is to be packed is packed after it.
@@ -184,7 +191,8 @@ def measure(config: ml_collections.ConfigDict, config_name: str, recipe: Recipe,
       **measured, **coded, 'validation_error_percent': validation_error},
       jax.device_get(state.method_state)) if config.get('target') else {}
   counted = structure.ledger_keys(config, weights)
-  return ledger.assemble(ledger.describe_run(), measured, coded, scores, packed, counted, reached, {
+  return ledger.assemble(ledger.describe_run(), trained_on, measured, coded, scores, packed,
+                         counted, reached, {
       'dataset': config.dataset,
       'data_hash': data.dataset.hash,
       'config': config_name,

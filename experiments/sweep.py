@@ -50,6 +50,9 @@ _AT_ONCE = flags.DEFINE_integer('members_at_once', 0, 'Members trained together;
                                 'memory holds, 1 for one after the other.', lower_bound=0)
 _SAVE_MINUTES = flags.DEFINE_float('save_minutes', 10.0, 'States are kept after so many minutes at '
                                    'the latest, at the end of an epoch.', lower_bound=0.0)
+_MESH = flags.DEFINE_string('mesh', None, 'Devices of this process, such as data:2: members that '
+                            'are trained together are shared out to them, and each batch of one '
+                            'that trains by itself. Of a task, with --launcher=slurm.')
 _LAUNCHER = flags.DEFINE_enum('launcher', 'local', ['local', 'slurm'], 'Where the members are '
                               'trained: here, or by tasks of a job array.')
 _PARTITION = flags.DEFINE_string('partition', None, 'Of SLURM, as the next five are: see sbatch.')
@@ -108,13 +111,33 @@ def show_status(folder):
   standing.show(folder, recorded_members(folder), Console())
 
 
+def open_devices():
+  """Returns the devices of --mesh, before JAX starts."""
+  from experiments import mesh, processes
+  mesh.give_devices_threads(_MESH.value)
+  processes.require_alone('a sweep')
+  return mesh.open_devices(_MESH.value)
+
+
+def checked_mesh():
+  """Returns --mesh as it is, for tasks whose devices are not seen from here.
+
+  Raises:
+    ValueError: for what names no mesh.
+  """
+  from experiments import mesh
+  if _MESH.value is not None:
+    mesh.parse(_MESH.value)
+  return _MESH.value
+
+
 def run_task(folder, program):
   """Trains the members of one program, as a task of a job array."""
   from experiments.launchers import task
   stop = task.signals()
   with stop.listening():
     task.run(folder.absolute(), program, stop, at_once=_AT_ONCE.value,
-             save_minutes=_SAVE_MINUTES.value)
+             save_minutes=_SAVE_MINUTES.value, devices=open_devices())
 
 
 def run_sweep(folder, options):
@@ -125,13 +148,13 @@ def run_sweep(folder, options):
   if _LAUNCHER.value == 'slurm':
     from experiments.launchers import slurm
     slurm.launch(_CONFIG.value, overrides, folder, name, options,
-                 passed_on(_AT_ONCE.value, _SAVE_MINUTES.value))
+                 passed_on(_AT_ONCE.value, _SAVE_MINUTES.value, checked_mesh()))
     return
   from experiments.sweeps import runner
   stop = StopSignals()
   with stop.listening():
     runner.sweep(_CONFIG.value, overrides, folder, name, at_once=_AT_ONCE.value, stop=stop,
-                 save_minutes=_SAVE_MINUTES.value)
+                 save_minutes=_SAVE_MINUTES.value, devices=open_devices())
 
 
 def main(arguments: list[str]) -> None:

@@ -58,13 +58,17 @@ def main(arguments: list[str]) -> None:
   stop = StopSignals()
   try:
     with stop.listening():
+      if not _DRY_RUN.value:
+        build.require_whole(_CONFIG.value)
+      mesh.give_devices_threads(_MESH.value)
+      several = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
       if _DRY_RUN.value:
-        dry_run.dry_run(_CONFIG.value, Console())
+        processes.require_alone('--dry_run', *several)
+        devices = mesh.open_devices(_MESH.value, _CONFIG.value.batch_size)
+        dry_run.dry_run(_CONFIG.value, Console(), devices)
       else:
         assert _WORKDIR.value is not None
-        build.require_whole(_CONFIG.value)
-        mesh.give_devices_threads(_MESH.value)
-        processes.connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+        processes.connect(*several)
         run.run(_CONFIG.value, _WORKDIR.value, name, stop=stop, save_minutes=_SAVE_MINUTES.value,
                 devices=mesh.open_devices(_MESH.value, _CONFIG.value.batch_size))
   except Stopped as stopped:

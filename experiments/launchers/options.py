@@ -68,6 +68,7 @@ def parameters(options: Options) -> dict[str, Any]:
           'srun_args': ['--open-mode=append', *cpus], **own}
 
 
-def passed_on(at_once: int, save_minutes: float) -> list[str]:
+def passed_on(at_once: int, save_minutes: float, mesh: str | None = None) -> list[str]:
   """Returns the flags of the sweep that its tasks are given."""
-  return [f'--members_at_once={at_once}', f'--save_minutes={save_minutes!r}']
+  return [f'--members_at_once={at_once}', f'--save_minutes={save_minutes!r}',
+          *([f'--mesh={mesh}'] if mesh is not None else [])]

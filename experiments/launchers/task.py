@@ -17,6 +17,7 @@ from rich.console import Console
 
 from experiments.launchers import submissions
 from experiments.launchers.queue import requeue
+from experiments.mesh import ONE, Devices
 from experiments.stopping import SIGNALS, Stopped, StopSignals
 
 # A task whose measurement never fits into the time limit would go round for ever.
@@ -45,7 +46,8 @@ def members_of(sweep: pathlib.Path, program: str) -> list[str]:
 
 
 def run(sweep: pathlib.Path, program: str, stop: StopSignals, console: Console | None = None, *,
-        at_once: int, save_minutes: float, environment: Mapping[str, str] = os.environ) -> None:
+        at_once: int, save_minutes: float, devices: Devices = ONE,
+        environment: Mapping[str, str] = os.environ) -> None:
   """Trains the members of one task to the end, or goes on where it stopped.
 
   Args:
@@ -60,7 +62,7 @@ def run(sweep: pathlib.Path, program: str, stop: StopSignals, console: Console |
   try:
     from experiments.sweeps import runner
     runner.run_program(sweep, members_of(sweep, program), console, at_once=at_once, stop=stop,
-                       save_minutes=save_minutes)
+                       save_minutes=save_minutes, devices=devices)
   except Stopped as stopped:
     job = environment.get('SLURM_ARRAY_JOB_ID')
     if stop.number != signal.SIGUSR2 or job is None:

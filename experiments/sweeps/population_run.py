@@ -15,12 +15,13 @@ import json
 import pathlib
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from rich.console import Console
 
 from experiments import build, run, workdir
@@ -38,6 +39,7 @@ from experiments.sweeps.shared_data import SharedData, own_images, shared_data
 from sparsejax.codec.atomic import write_atomically
 from sparsejax.training import fit, population
 from sparsejax.training.checkpoint import Checkpoints, DamagedCheckpoint, first_sound
+from sparsejax.training.each_member import gather, place_members, place_shared, place_states
 from sparsejax.training.fit import Recipe, TrainState
 from sparsejax.training.metrics import METRICS_FILE, MetricsLog, read_metrics
 
@@ -86,7 +88,8 @@ class Compiled(NamedTuple):
   seconds: float
 
 
-def members_at_once(members: Sequence[Member]) -> tuple[population.Fitting, Compiled]:
+def members_at_once(members: Sequence[Member],
+                    mesh: Mesh | None = None) -> tuple[population.Fitting, Compiled]:
   """Returns how many of a program's members fit into memory together, and the program of all."""
   clock = time.perf_counter()
   prepared = prepare(members)
@@ -97,7 +100,7 @@ def members_at_once(members: Sequence[Member]) -> tuple[population.Fitting, Comp
   states = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), one)
   states = states._replace(step=one.step, key=one.key if shared_seed else states.key)
   fitting, epoch = population.fitting(prepared.build, prepared.numbers, states,
-                                      *_arrays(prepared.data))
+                                      *_arrays(prepared.data), mesh=mesh)
   return fitting, Compiled(epoch, time.perf_counter() - clock)
 
 
@@ -133,7 +136,8 @@ def recorded_names(folder: pathlib.Path) -> list[str]:
 
 def run_population(members: Sequence[Member], root: pathlib.Path, folder: pathlib.Path,
                    config_name: str, board: Board, stop: StopSignals,
-                   compiled: Compiled | None = None, save_minutes: float = SAVE_MINUTES) -> None:
+                   compiled: Compiled | None = None, save_minutes: float = SAVE_MINUTES,
+                   mesh: Mesh | None = None) -> None:
   """Trains the members to the end, or goes on where they stopped, and measures each.
 
   Args:
@@ -142,6 +146,7 @@ def run_population(members: Sequence[Member], root: pathlib.Path, folder: pathli
     stop: may ask to stop, which happens after the epoch or the measurement that runs.
     compiled: the program of an epoch, if the caller has it.
     save_minutes: states are kept at the end of an epoch after so many minutes at the latest.
+    mesh: devices to share the members out to; what is kept does not depend on them.
 
   Raises:
     Stopped: if `stop` was asked to.
@@ -156,23 +161,24 @@ def run_population(members: Sequence[Member], root: pathlib.Path, folder: pathli
     with stop.waiting():
       checkpoints = Checkpoints(folder / CHECKPOINTS_FOLDER)
       try:
-        states = _train(prepared, folders, checkpoints, board, stop, compiled, save_minutes)
+        states = _train(prepared, folders, checkpoints, board, stop, compiled, save_minutes, mesh)
       finally:
         checkpoints.close()
-    _finish_all(prepared, states, folders, config_name, board)
+    _finish_all(prepared, states, folders, config_name, board, mesh)
   if (folder / CHECKPOINTS_FOLDER).exists():         # not where all diverged at once
     shutil.rmtree(folder / CHECKPOINTS_FOLDER)
 
 
 def _finish_all(prepared: Prepared, states: TrainState, folders: Sequence[pathlib.Path],
-                config_name: str, board: Board) -> None:
+                config_name: str, board: Board, mesh: Mesh | None) -> None:
   """Measures the members that have not been, and writes what a run by itself leaves."""
   for index, (member, own) in enumerate(zip(prepared.members, folders, strict=True)):
     if (own / DIVERGED_FILE).exists():
       continue
     if not (own / run.LEDGER_FILE).exists():
       board.show(member.name, {'state': 'measuring'})
-      _finish(member, prepared.recipes[index], population.member(states, index), own, config_name)
+      _finish(member, prepared.recipes[index], population.member(states, index), own, config_name,
+              {} if mesh is None else {'mesh': f'members:{mesh.size}', 'mesh_processes': 1})
     elif not (own / REPORT_FILE).exists():
       write_report(own)
     board.show(member.name, {'state': 'done'})
@@ -180,8 +186,8 @@ def _finish_all(prepared: Prepared, states: TrainState, folders: Sequence[pathli
 
 def _train(prepared: Prepared, folders: Sequence[pathlib.Path], checkpoints: Checkpoints,
            board: Board, stop: StopSignals, compiled: Compiled | None,
-           save_minutes: float) -> TrainState:
-  """Returns the states after the last epoch."""
+           save_minutes: float, mesh: Mesh | None) -> TrainState:
+  """Returns the states after the last epoch, on one device."""
   config, data = prepared.members[0].config, prepared.data
   names = [member.name for member in prepared.members]
   alive = [not (own / DIVERGED_FILE).exists() and not (own / run.LEDGER_FILE).exists()
@@ -190,18 +196,23 @@ def _train(prepared: Prepared, folders: Sequence[pathlib.Path], checkpoints: Che
                          board.line)
   if done == config.epochs:
     return states
+  states = place_states(mesh, states)
   logs = {index: MetricsLog(own, resume_after=done) for index, own in enumerate(folders)
           if alive[index]}
-  summary = population.jit_summary(prepared.build)
-  watched = (jnp.asarray(data.watched_images), jnp.asarray(data.watched_labels),
-             None if data.watched_rows is None else jnp.asarray(data.watched_rows))
+  summary = population.jit_summary(prepared.build, mesh)
+  numbers_of_each = place_members(mesh, prepared.numbers)
+  watched = (*place_shared(mesh, (jnp.asarray(data.watched_images),
+                                  jnp.asarray(data.watched_labels))),
+             None if data.watched_rows is None else
+             place_members(mesh, jnp.asarray(data.watched_rows)))
   saved = time.perf_counter()
   clock = saved - (compiled.seconds if compiled else 0)
   images, labels, rows = _arrays(data)
+  images, labels, rows = *place_shared(mesh, (images, labels)), place_members(mesh, rows)
   try:
     for epoch in population.run_epochs(
-        prepared.build, prepared.numbers, states, images, labels, rows=rows, alive=alive,
-        first=done + 1, last=config.epochs, epoch=compiled and compiled.epoch):
+        prepared.build, numbers_of_each, states, images, labels, rows=rows, alive=alive,
+        first=done + 1, last=config.epochs, epoch=compiled and compiled.epoch, mesh=mesh):
       states, last = epoch.states, epoch.number == config.epochs
       for index, error in epoch.diverged.items():
         logs.pop(index).close()
@@ -211,7 +222,7 @@ def _train(prepared: Prepared, folders: Sequence[pathlib.Path], checkpoints: Che
       seen = {}
       if last or epoch.number % config.evaluate_every == 0:
         seen = {data.names.get(name, name): np.asarray(value) for name, value in
-                summary(prepared.numbers, states, *watched).items()}
+                summary(numbers_of_each, states, *watched).items()}
       now = time.perf_counter()
       # A member's share of the time that all of them took.
       seconds, clock = (now - clock) / max(1, len(logs)), now
@@ -227,12 +238,12 @@ def _train(prepared: Prepared, folders: Sequence[pathlib.Path], checkpoints: Che
           or now - saved >= 60 * save_minutes):
         for log in logs.values():
           log.sync()
-        checkpoints.save(epoch.number, states)
+        checkpoints.save(epoch.number, gather(mesh, states))
         saved = time.perf_counter()
       if stop.asked:
         stop.stop(f'the states after epoch {epoch.number} of {config.epochs} are kept in '
                   f'{checkpoints.folder}')
-    return states
+    return gather(mesh, states)
   finally:
     for log in logs.values():
       log.close()
@@ -258,12 +269,13 @@ def _resume(states: TrainState, folders: Sequence[pathlib.Path], alive: Sequence
 
 
 def _finish(member: Member, recipe: Recipe, state: TrainState, folder: pathlib.Path,
-            config_name: str) -> None:
+            config_name: str, trained_on: Mapping[str, Any]) -> None:
   """Writes what a run by itself leaves: its last state, files, ledger and report."""
   rows = read_metrics(folder / METRICS_FILE)
   _keep(folder, member.config.epochs, state)
   run.finish(member.config, config_name, recipe, state, load(member.config), folder,
-             sum(row['seconds'] for row in rows), 'the last epoch; nothing was chosen', quiet())
+             sum(row['seconds'] for row in rows), 'the last epoch; nothing was chosen', quiet(),
+             trained_on)
 
 
 def _keep(folder: pathlib.Path, epochs: int, state: TrainState) -> None:

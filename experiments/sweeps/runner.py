@@ -19,6 +19,7 @@ from rich.console import Console
 from experiments import run, workdir
 from experiments.epochs import SAVE_MINUTES
 from experiments.lock import InUse, held
+from experiments.mesh import ONE, Devices, require_shares
 from experiments.report.report import REPORT_FILE
 from experiments.stopping import StopSignals
 from experiments.sweeps import pareto, status
@@ -37,22 +38,38 @@ POPULATIONS_FOLDER = 'populations'
 def sweep(config: ml_collections.ConfigDict, overrides: Sequence[Mapping[str, Any]],
           folder: str | pathlib.Path, config_name: str, console: Console | None = None, *,
           at_once: int = 0, stop: StopSignals | None = None,
-          save_minutes: float = SAVE_MINUTES) -> list[pareto.Entry]:
+          save_minutes: float = SAVE_MINUTES, devices: Devices = ONE) -> list[pareto.Entry]:
   """Runs the members of a sweep and writes its table and its front; returns how each stands.
 
   Args:
     config: what every member starts from. overrides: of each member.
     at_once: members of a program trained together; 0 for as many as memory holds.
     stop, save_minutes: as for `run.run`.
+    devices: of this process. Members that are trained together are shared out to them; of one that
+      trains by itself each batch is.
 
   Raises:
-    ValueError: for overrides that do not fit the config, a folder of another sweep or in use.
+    ValueError: for overrides that do not fit the config, a folder of another sweep or in use, a
+      batch that the devices cannot share alike.
     Stopped: if `stop` was asked to.
   """
   console, stop, folder = console or Console(), stop or StopSignals(), pathlib.Path(folder)
-  with taken(config, overrides, folder, config_name, console) as work:
-    _run(work, folder, config_name, console, stop, save_minutes, at_once)
+  with taken(config, overrides, folder, config_name, console,
+             check=lambda work: _require_shares(work, at_once, devices)) as work:
+    _run(work, folder, config_name, console, stop, save_minutes, at_once, devices)
     return conclude(folder, console)
+
+
+def _require_shares(work: Work, at_once: int, devices: Devices) -> None:
+  """Raises ValueError for a member that trains by itself on batches the devices cannot share."""
+  if devices.mesh is None:
+    return
+  for group in work.groups:
+    for member in group if by_itself(group, at_once) else ():
+      try:
+        require_shares(devices.mesh.size, member.config.batch_size)
+      except ValueError as error:
+        raise ValueError(f'member {member.name} trains by itself: {error}') from error
 
 
 class Work(NamedTuple):
@@ -73,11 +90,13 @@ class Work(NamedTuple):
 @contextlib.contextmanager
 def taken(config: ml_collections.ConfigDict, overrides: Sequence[Mapping[str, Any]],
           folder: pathlib.Path, config_name: str, console: Console,
-          busy: Callable[[], frozenset[str]] = frozenset) -> Iterator[Work]:
+          busy: Callable[[], frozenset[str]] = frozenset,
+          check: Callable[[Work], None] | None = None) -> Iterator[Work]:
   """Takes the folder for this process, records the members, and says what is to be done.
 
   Args:
     busy: tells the members that others see to; they are no part of the work.
+    check: may refuse the work by a ValueError.
 
   Raises:
     ValueError: as `sweep`; a mistake leaves the folder as it was.
@@ -92,6 +111,8 @@ def taken(config: ml_collections.ConfigDict, overrides: Sequence[Mapping[str, An
     for member in members:
       workdir.check_config(folder / member.name, member.config)
     work = _work(folder, members, everyone, busy())
+    if check is not None:
+      check(work)
     # Not before here: a mistake in the sweep must not make the folder that of the mistake.
     write_record(folder, config_name, base, everyone)
     yield work
@@ -108,7 +129,8 @@ def _work(folder: pathlib.Path, members: list[Member], everyone: list[Member],
 
 
 def run_program(folder: pathlib.Path, names: Sequence[str], console: Console, *, at_once: int = 0,
-                stop: StopSignals | None = None, save_minutes: float = SAVE_MINUTES) -> None:
+                stop: StopSignals | None = None, save_minutes: float = SAVE_MINUTES,
+                devices: Devices = ONE) -> None:
   """Trains these members of a recorded sweep, while other processes see to the others.
 
   Whoever ends last writes the table and the front of the sweep. The arguments are those of `sweep`.
@@ -125,7 +147,7 @@ def run_program(folder: pathlib.Path, names: Sequence[str], console: Console, *,
   work = _work(folder, [everyone[name] for name in names], list(everyone.values()))
   own = {path: found for path, found in work.unfinished.items() if set(found) & set(names)}
   _run(work._replace(unfinished=own), folder, name_of_config(folder), console,
-       stop or StopSignals(), save_minutes, at_once)
+       stop or StopSignals(), save_minutes, at_once, devices)
   if all(ended(folder / name) for name in everyone):
     try:
       with held(folder, console.print):
@@ -153,7 +175,7 @@ def name_of_config(folder: pathlib.Path) -> str:
 
 
 def _run(work: Work, folder: pathlib.Path, config_name: str, console: Console, stop: StopSignals,
-         save_minutes: float, at_once: int) -> None:
+         save_minutes: float, at_once: int, devices: Devices) -> None:
   """Trains what is to be trained: populations that stopped, then program by program."""
   everyone = {member.name: member for member in work.everyone}
   states = {name: status.state_of(folder, member).state for name, member in everyone.items()}
@@ -163,8 +185,8 @@ def _run(work: Work, folder: pathlib.Path, config_name: str, console: Console, s
     for population, names in work.unfinished.items():
       board.line(f'going on with population {population.name}: {len(names)} members')
       run_population([everyone[name] for name in names], folder, population, config_name, board,
-                     stop, save_minutes=save_minutes)
-    _run_new(folder, work.groups, config_name, board, stop, save_minutes, at_once)
+                     stop, save_minutes=save_minutes, mesh=devices.mesh)
+    _run_new(folder, work.groups, config_name, board, stop, save_minutes, at_once, devices)
 
 
 def ended(own: pathlib.Path) -> bool:
@@ -191,18 +213,18 @@ def _unfinished(folder: pathlib.Path,
 
 
 def _run_new(folder: pathlib.Path, groups: Sequence[list[Member]], config_name: str, board: Board,
-             stop: StopSignals, save_minutes: float, at_once: int) -> None:
+             stop: StopSignals, save_minutes: float, at_once: int, devices: Devices) -> None:
   """Trains members of which nothing is there yet, program by program."""
   for number, group in enumerate(groups, 1):
     where = f'program {number} of {len(groups)}'
-    if len(group) == 1 or at_once == 1 or runs_alone(group[0].config):
+    if by_itself(group, at_once):
       for member in group:
         board.line(f'{where}: {member.name} by itself')
-        _run_alone(member, folder, config_name, board, stop, save_minutes)
+        _run_alone(member, folder, config_name, board, stop, save_minutes, devices)
       continue
     together, compiled = min(at_once, len(group)), None
     if not at_once:
-      fitting, compiled = members_at_once(group)
+      fitting, compiled = members_at_once(group, devices.mesh)
       together = fitting.members
       if together < len(group):
         board.line(f'{where}: {len(group)} members would take {fitting.bytes_used:,} of '
@@ -216,14 +238,19 @@ def _run_new(folder: pathlib.Path, groups: Sequence[list[Member]], config_name: 
       population = record_population(folder / POPULATIONS_FOLDER, chunk)
       run_population(chunk, folder, population, config_name, board, stop,
                      compiled=compiled if len(chunk) == len(group) else None,
-                     save_minutes=save_minutes)
+                     save_minutes=save_minutes, mesh=devices.mesh)
+
+
+def by_itself(group: Sequence[Member], at_once: int) -> bool:
+  """Returns whether the members of a program are trained one by one, each as a run of its own."""
+  return len(group) == 1 or at_once == 1 or runs_alone(group[0].config)
 
 
 def _run_alone(member: Member, folder: pathlib.Path, config_name: str, board: Board,
-               stop: StopSignals, save_minutes: float) -> None:
+               stop: StopSignals, save_minutes: float, devices: Devices) -> None:
   board.show(member.name, {'state': 'training by itself'})
   try:
-    run.run(member.config, folder / member.name, config_name, quiet(), stop, save_minutes)
+    run.run(member.config, folder / member.name, config_name, quiet(), stop, save_minutes, devices)
   except NonFiniteLoss as error:
     write_diverged(folder / member.name, error)
     board.show(member.name, {'state': f'diverged in epoch {error.epoch}, step {error.step}'})

@@ -36,6 +36,9 @@ _RUN = {
     'seed': Key(int, 'seed of the run'),
     'commit': Key(str, "git commit of the running code, '-dirty' if changed, or 'unknown'"),
     'device': Key(str, 'backend, count and kind of the devices'),
+    'mesh': Key(str, "devices on which the training ended where there were several: 'data:2' "
+                "shared each batch, 'members:2' the members of a sweep", added=True),
+    'mesh_processes': Key(int, 'processes that these devices belonged to', added=True),
     'threads': Key(int, 'threads the host may use'),
     'threads_source': Key(str, 'how `threads` was found'),
     'jax_version': Key(str, 'version'),

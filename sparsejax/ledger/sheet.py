@@ -31,6 +31,9 @@ def _heading(ledger):
       f'{ledger["device"]}, {ledger["threads"]} threads, JAX {ledger["jax_version"]}, commit '
       f'{ledger["commit"]}, {ledger["time_utc"]}',
   ]
+  if 'mesh' in ledger:
+    lines.append(f'trained on {ledger["mesh"]} in {ledger["mesh_processes"]} process'
+                 + ('es' if ledger['mesh_processes'] > 1 else ''))
   if 'target' in ledger:
     off = 100 * ledger['target_relative_difference']
     lines.append(f'target: {ledger["target"]} {ledger["target_value"]:,g}; reached '

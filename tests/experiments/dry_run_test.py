@@ -2,16 +2,19 @@
 import io
 import re
 
+import jax
+import numpy as np
 import pytest
 from rich.console import Console
 
 from experiments import dry_run, run
 from experiments.evidence.configs import load_config
+from experiments.mesh import ONE, Devices
 
 
-def told(config):
+def told(config, devices=ONE):
   console = Console(file=io.StringIO(), width=140)
-  dry_run.dry_run(config, console)
+  dry_run.dry_run(config, console, devices)
   return console.file.getvalue()
 
 
@@ -50,6 +53,14 @@ def test_what_a_run_refuses_a_dry_run_refuses(tmp_path):
   with pytest.raises(ValueError, match='matches no parameter') as real:
     run.run(config, tmp_path / 'run', 'test', Console(file=io.StringIO()))
   assert str(dry.value) == str(real.value)
+
+
+@pytest.mark.slow               # the program compiled once more
+def test_devices_of_a_mesh_are_told():
+  mesh = jax.sharding.Mesh(np.array(jax.devices()), ('data',))
+  found = told(load_config('digits/l0_mlp:smoke'), Devices(mesh))
+  assert re.search(r'Memory on each of 1 devices of the training program: \d+ MiB', found)
+  assert re.search(r'ms a step \(of 20 steps on 1 devices, \S+\)', found)
 
 
 @pytest.mark.slow

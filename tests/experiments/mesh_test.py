@@ -40,6 +40,17 @@ def test_a_batch_that_devices_cannot_share_alike(batch_size, instead):
     mesh.open_devices('data:3', batch_size)
 
 
+def test_a_batch_need_not_be_shared_where_members_are():
+  with pytest.raises(ValueError, match='^--mesh=data:3 asks for 3 devices, but this process has 1'):
+    mesh.open_devices('data:3')
+
+
+def test_the_ledger_says_which_devices_it_was():
+  assert mesh.ONE.ledger_keys() == {}
+  devices = mesh.Devices(jax.sharding.Mesh(np.array(jax.devices()), ('data',)), 1, 2)
+  assert devices.ledger_keys() == {'mesh': 'data:1', 'mesh_processes': 2}
+
+
 @pytest.mark.parametrize('text', [None, 'data:1'])
 def test_one_device_is_a_plain_run(text):
   assert mesh.open_devices(text, 7) is mesh.ONE

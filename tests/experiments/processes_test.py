@@ -43,6 +43,13 @@ def test_what_is_missing_is_named(given, message):
     connect(**given)
 
 
+def test_what_takes_one_process_says_so():
+  processes.require_alone('--dry_run', environment={})
+  with pytest.raises(ValueError, match=r'^--dry_run is a matter of one process: leave out '
+                     r'--process_id \(JAX_PROCESS_ID\); --mesh=data:2 then means two devices'):
+    processes.require_alone('--dry_run', environment={'JAX_PROCESS_ID': '0'})
+
+
 @pytest.mark.parametrize('address', ['localhost', ':4000', 'localhost:', 'host:99999', 'host:x'])
 def test_an_address_is_a_host_and_a_port(address):
   with pytest.raises(ValueError, match=f'^--coordinator={address} must be host:port, such as'):

@@ -18,6 +18,7 @@ def test_what_is_given_is_handed_on():
   assert found['partition'] == 'gpu' and found['gpus_per_task'] == 0
   assert found['additional_parameters'] == {'requeue': True, 'qos': 'long', 'signal': 'USR2@300'}
   assert passed_on(2, 0.1) == ['--members_at_once=2', '--save_minutes=0.1']
+  assert passed_on(2, 0.1, 'data:2')[2:] == ['--mesh=data:2']
 
 
 @pytest.mark.parametrize(('text', 'words'), [

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from rich.console import Console
 
 from experiments import run, stopping, workdir
 from experiments.configs.digits import l0_mlp
+from experiments.mesh import Devices
 from experiments.sweeps import members, population_run, runner, status
 from experiments.sweeps.diverged import read_diverged
 from sparsejax import codec
@@ -63,7 +65,8 @@ def unmeasured(monkeypatch, swept):
   """Members are given the ledger of another; returns {name: state} of what was trained."""
   states = {}
 
-  def finish(config, config_name, recipe, state, data, folder, seconds, selected_by, console):
+  def finish(config, config_name, recipe, state, data, folder, seconds, selected_by, console,
+             trained_on):
     states[folder.name] = {name: np.asarray(leaf) for name, leaf in named_leaves(state).items()}
     for name in ('ledger.json', 'report.md'):
       shutil.copy(swept[0] / GOOD / name, folder)
@@ -104,6 +107,43 @@ def test_a_member_leaves_what_it_leaves_alone(swept, tmp_path):
   assert one.latest_epoch() == two.latest_epoch() == 4
   one.close()
   two.close()
+
+
+def test_batches_that_devices_cannot_share_are_refused_before_anything_is_kept(tmp_path):
+  three = Devices(types.SimpleNamespace(size=3))
+  with pytest.raises(ValueError, match='^member seed=0,learning_rate=0.02 trains by itself: config.'
+                     'batch_size=50 cannot be shared alike by the 3 devices .* set .*size=48$'):
+    sweep(tmp_path / 'new', TWO[:1], devices=three)
+  assert not (tmp_path / 'new' / 'sweep.json').exists()
+
+
+@pytest.mark.slow            # three processes, each compiling its programs
+def test_a_sweep_over_two_devices_goes_on_on_one(tmp_path):
+  words = [sys.executable, '-m', 'experiments.sweep', f'--workdir={tmp_path / "sweep"}',
+           '--config=experiments/configs/digits/l0_mlp.py:smoke', '--config.epochs=60',
+           '--config.checkpoint_every=5', '--sweep=seed=0..2']
+  devices = {**os.environ, 'JAX_NUM_CPU_DEVICES': '2'}
+  first = subprocess.Popen([*words, '--mesh=data:2'], env=devices, text=True,
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+  while not (tmp_path / 'sweep' / 'populations' / '0' / 'checkpoints' / '5').exists():
+    assert first.poll() is None, first.communicate()
+    time.sleep(0.05)
+  first.terminate()
+  assert '3 members together' in first.communicate(timeout=60)[0] and first.returncode == 143
+  subprocess.run(words, check=True, capture_output=True, timeout=300)
+  subprocess.run([sys.executable, '-m', 'experiments.train', f'--workdir={tmp_path / "alone"}',
+                  *words[4:6], '--config.checkpoint_every=5', '--config.seed=2'], check=True,
+                 capture_output=True, timeout=300)
+  found, alone = (flatten(codec.read(folder / 'parameters.safetensors')['params'])
+                  for folder in (tmp_path / 'sweep' / 'seed=2', tmp_path / 'alone'))
+  for path, leaf in alone.items():
+    np.testing.assert_allclose(found[path], leaf, rtol=0, atol=1e-5 * np.abs(leaf).max(),
+                               err_msg=path)
+  subprocess.run([*words[:-1], '--sweep=seed=3..4', '--mesh=data:2'], env=devices, check=True,
+                 capture_output=True, timeout=300)
+  sheets = [json.loads((tmp_path / 'sweep' / f'seed={seed}' / 'ledger.json').read_text())
+            for seed in (2, 3)]
+  assert [sheet.get('mesh') for sheet in sheets] == [None, 'members:2']
 
 
 def test_the_run_alone_says_that_it_had_ended(swept):
