@@ -1,4 +1,7 @@
-"""Every kernel as int8 with a scale per output channel, nothing trained: the honest baseline."""
+"""Every kernel as int8 with a scale per output channel, nothing trained: the honest baseline.
+
+Batch-norm is folded into the kernels and biases before they are rounded.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,10 @@ from rich.console import Console
 
 from experiments.compression.recipes import Compressed
 from experiments.compression.subject import Subject
+from sparsejax.compaction.fold_batch_norm import fold_batch_norm
+from sparsejax.packed.quantised import Quantised
 from sparsejax.paths import flatten, unflatten
 from sparsejax.post_training import int8
-from sparsejax.packed.quantised import Quantised
 
 OPTIONS: dict[str, Any] = {'coding': 'smallest'}
 
@@ -19,7 +23,7 @@ OPTIONS: dict[str, Any] = {'coding': 'smallest'}
 def compress(subject: Subject, options: dict[str, Any], console: Console) -> Compressed:
   """Returns the compact network with `Quantised` kernels (sparsejax.post_training.int8)."""
   del console
-  model, variables = subject.compacted()
+  model, variables = fold_batch_norm(*subject.compacted())
   tensors = int8.quantise(variables['params'])
   leaves: dict[str, Any] = {}
   for path in flatten(variables['params']):

@@ -24,6 +24,7 @@ from flax import linen as nn
 
 from sparsejax.compaction.couplings import (Coupling, Leaves, Read, Write, layer_writes,
                                             norm_writes, through_same_conv)
+from sparsejax.compaction.fold_batch_norm import Norm
 
 Array = jax.Array
 
@@ -40,6 +41,7 @@ class ConvNet(nn.Module):
       written by `compacted`.
     momentum, epsilon: of batch-norm.
     kernel_init: initialiser of every kernel.
+    norms: whether there is batch-norm; `fold_batch_norm` makes a network without.
 
   Takes (B, H, W, channels); returns logits (B, classes). With train=True batch-norm uses the
   statistics of the batch and updates 'batch_stats', which must be mutable.
@@ -56,6 +58,7 @@ class ConvNet(nn.Module):
   momentum: float = 0.9
   epsilon: float = 1e-5
   kernel_init: Any = nn.linear.default_kernel_init
+  norms: bool = True
 
   @nn.compact
   def __call__(self, x: Array, train: bool = False) -> Array:
@@ -67,8 +70,10 @@ class ConvNet(nn.Module):
                   name=f'conv{i}')(x)
       if i in self.bias_maps:
         x = x + self.param(f'bias_map{i}', nn.initializers.zeros_init(), x.shape[1:])[None]
-      x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=self.momentum,
-                               epsilon=self.epsilon, name=f'norm{i}')(x))
+      if self.norms:
+        x = nn.BatchNorm(use_running_average=not train, momentum=self.momentum,
+                         epsilon=self.epsilon, name=f'norm{i}')(x)
+      x = nn.relu(x)
       if i in self.pool_after:
         x = nn.max_pool(x, (2, 2), (2, 2))
       self.sow('intermediates', f'conv{i}_out', x)
@@ -90,7 +95,7 @@ class ConvNet(nn.Module):
       last = i == len(self.widths) - 1
       writes = (
           *layer_writes(f'conv{i}', bias=self.conv_bias),
-          *norm_writes(f'norm{i}', scales=f'conv{i}/kernel'),
+          *(norm_writes(f'norm{i}', scales=f'conv{i}/kernel') if self.norms else ()),
           Write(f'bias_map{i}', -1, role='offset', optional=True),
       )
       emits = self._emits(i, last, example_shape)
@@ -106,20 +111,34 @@ class ConvNet(nn.Module):
     return self.clone(widths=tuple(int(alive[f'conv{i}'].sum()) for i in layers),
                       bias_maps=tuple(i for i in layers if f'bias_map{i}' in params))
 
+  def batch_norms(self) -> tuple[Norm, ...]:
+    """Returns which batch-norm stands behind which layer, for `fold_batch_norm`."""
+    layers = range(len(self.widths)) if self.norms else ()
+    return tuple(Norm(f'norm{i}', f'conv{i}',
+                      (f'bias_map{i}',) if i in self.bias_maps else (), self.epsilon)
+                 for i in layers)
+
+  def without_norms(self) -> ConvNet:
+    """Returns the model whose layers have taken batch-norm in; they all have a bias."""
+    return self.clone(norms=False, conv_bias=True)
+
   def _emits(self, i: int, last: bool, example_shape: tuple[int, ...] | None
              ) -> Callable[[Leaves], np.ndarray]:
     """What convolution i hands on where its kernel (or its norm's scale) is zero."""
 
     def emits(leaves: Leaves) -> np.ndarray:
-      mean, var = (leaves[f'batch_stats/norm{i}/{name}'] for name in ('mean', 'var'))
-      x = leaves[f'conv{i}/bias'] if self.conv_bias else np.zeros_like(mean)
+      x = (leaves[f'conv{i}/bias'] if self.conv_bias else
+           np.zeros(leaves[f'conv{i}/kernel'].shape[-1], np.float32))
       if f'bias_map{i}' in leaves:
         x = x + leaves[f'bias_map{i}']                                      # (H, W, filters)
       elif example_shape is not None:
         pools = sum(j < i for j in self.pool_after)
         x = np.broadcast_to(x, (*(n // 2**pools for n in example_shape[1:3]), x.size))
-      scale = leaves[f'norm{i}/scale'] / np.sqrt(var + self.epsilon)
-      x = np.maximum((x - mean) * scale + leaves[f'norm{i}/bias'], 0)
+      if self.norms:
+        mean, var = (leaves[f'batch_stats/norm{i}/{name}'] for name in ('mean', 'var'))
+        scale = leaves[f'norm{i}/scale'] / np.sqrt(var + self.epsilon)
+        x = (x - mean) * scale + leaves[f'norm{i}/bias']
+      x = np.maximum(x, 0)
       if x.ndim == 1:                               # the image's size is unknown, and pooling idle
         return x
       x = _max_pool(x) if i in self.pool_after else x

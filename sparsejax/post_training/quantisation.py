@@ -5,7 +5,8 @@
 
 The grids, each a function of one array: `grids.affine`, `uniform`, `power_of_two`, `ternary`,
 `sign`. What comes out runs through `sparsejax.apply` and into files; `sparsejax.densify` gives the
-rounded arrays. Training with the same grids: `regularisers/quantised.py`.
+rounded arrays. Training with the same grids: `regularisers/quantised.py`. Where there is batch-norm
+it is folded into the kernels first, `compaction/fold_batch_norm.py`.
 """
 
 from __future__ import annotations
