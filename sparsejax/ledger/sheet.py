@@ -38,6 +38,10 @@ def _heading(ledger):
     off = 100 * ledger['target_relative_difference']
     lines.append(f'target: {ledger["target"]} {ledger["target_value"]:,g}; reached '
                  f'{ledger["target_reached"]:,g}, {off:+.1f} % off')
+  if 'target_natural_density' in ledger:
+    lines.append(f'chosen by rank: {ledger["target_weights_cut"]:,} weights cut and '
+                 f'{ledger["target_weights_reopened"]:,} reopened, from the density '
+                 f'{ledger["target_natural_density"]:.4g} that the strengths had reached')
   lines += [f'warning: {message}' for message in ledger.get('warnings', ())]
   if ledger['simulated']:
     lines.append(f'simulated, only a mask stands behind: {", ".join(ledger["simulated"])}')
