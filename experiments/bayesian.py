@@ -9,6 +9,8 @@ import sys
 
 from absl import app, flags
 
+from experiments import command_line
+
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of a finished run of a method with noise.',
                                required=True)
 _DRAWS = flags.DEFINE_integer('draws', 100, 'Networks drawn.', lower_bound=1)
@@ -34,4 +36,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command_line.run(main)

@@ -8,12 +8,16 @@ import pathlib
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from absl import app, flags
 
 CONFIGS = pathlib.Path(__file__).parent / 'configs'
 USAGE_CODE = 1          # as absl ends where a flag is unknown
+T = TypeVar('T')
+
+# What ml_collections raises for an override of a field that is not there, or of another type.
+_OVERRIDES = (AttributeError, KeyError, TypeError, ValueError)
 
 
 def run(main: Callable[[list[str]], Any]) -> None:
@@ -30,10 +34,17 @@ def parse(arguments: Sequence[str]) -> list[str]:
     return flags.FLAGS(tuple(arguments))
   except flags.Error as error:
     message = _one_line(str(error))
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
-    # What ml_collections raises for an override of a field that is not there, or of another type.
+  except _OVERRIDES as error:
     message = _field(arguments, error)
   _end(message)
+
+
+def defined(define: Callable[[], T]) -> T:
+  """Returns a flag that reads its overrides from the command line when it is defined."""
+  try:
+    return define()
+  except _OVERRIDES as error:
+    _end(_field(sys.argv[1:], error))
 
 
 def require(*names: str | None) -> None:
@@ -52,10 +63,14 @@ def require(*names: str | None) -> None:
            'configs')
 
 
+def config_files(folder: pathlib.Path = CONFIGS) -> list[pathlib.Path]:
+  """Returns the config files under a folder, in the order of their paths."""
+  return [path for path in sorted(folder.rglob('*.py')) if path.name != '__init__.py']
+
+
 def missing_config(path: str) -> str:
   """Returns 'did you mean ...? ' for a config file that is not there, or ''."""
-  known = [os.path.relpath(file) for file in sorted(CONFIGS.rglob('*.py'))
-           if file.name != '__init__.py']
+  known = [os.path.relpath(file) for file in config_files()]
   near = difflib.get_close_matches(path, known, n=1, cutoff=0.5)
   return f'did you mean {near[0]}? ' if near else ''
 

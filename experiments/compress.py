@@ -11,6 +11,8 @@ import sys
 
 from absl import app, flags, logging
 
+from experiments import command_line
+
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of a finished run.', required=True)
 _RECIPE = flags.DEFINE_string('recipe', None, 'What to do: see experiments/compression/recipes.py.',
                               required=True)
@@ -34,4 +36,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command_line.run(main)

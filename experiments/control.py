@@ -13,6 +13,8 @@ import sys
 
 from absl import app, flags, logging
 
+from experiments import command_line
+
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of a finished run of experiments.train.',
                                required=True)
 _CONTROL = flags.DEFINE_list('control', 'all', 'dense, scratch, distil, random, rewind, '
@@ -64,4 +66,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command_line.run(main)

@@ -12,12 +12,14 @@ import ml_collections
 from absl import app, flags
 from ml_collections import config_flags
 
+from experiments import command_line
+
 _MODEL = flags.DEFINE_string('model', None, 'The file, *.sjx, of experiments.compress or a run.',
                              required=True)
-_CONFIG = config_flags.DEFINE_config_dict(
+_CONFIG = command_line.defined(lambda: config_flags.DEFINE_config_dict(
     'config', ml_collections.ConfigDict({'dataset': '', 'streams': 1}),
     'dataset: in place of the one that the file names. streams: in how many texts, read side by '
-    'side, a long text is cut for a network that hands its state on.')
+    'side, a long text is cut for a network that hands its state on.'))
 
 
 def main(arguments: list[str]) -> None:
@@ -37,4 +39,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command_line.run(main)

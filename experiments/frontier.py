@@ -12,6 +12,8 @@ import sys
 
 from absl import app, flags, logging
 
+from experiments import command_line
+
 _SUITE = flags.DEFINE_enum('suite', 'small', ('small', 'smoke'), 'What to run.')
 _TASKS = flags.DEFINE_string('tasks', '', 'Only tasks whose name contains this.')
 _METHODS = flags.DEFINE_string('methods', '', 'Only methods whose name contains this.')
@@ -44,4 +46,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command_line.run(main)

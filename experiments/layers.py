@@ -12,6 +12,8 @@ import sys
 
 from absl import app, flags
 
+from experiments import command_line
+
 _PAPER = flags.DEFINE_string('paper', None, 'Key of the paper, as in third_party/papers.',
                              required=True)
 _ADD = flags.DEFINE_multi_string('add', [], 'Sheet of a compressed run, *.json; may be repeated.')
@@ -40,4 +42,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command_line.run(main)

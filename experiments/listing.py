@@ -11,7 +11,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.markup import escape
 
-from experiments.command_line import CONFIGS
+from experiments.command_line import CONFIGS, config_files
 
 
 class Config(NamedTuple):
@@ -24,7 +24,7 @@ class Config(NamedTuple):
 
 def configs(folder: pathlib.Path = CONFIGS) -> list[Config]:
   """Returns the config files under a folder, in the order of their paths. Nothing is imported."""
-  return [read(path) for path in sorted(folder.rglob('*.py')) if path.name != '__init__.py']
+  return [read(path) for path in config_files(folder)]
 
 
 def read(path: pathlib.Path) -> Config:

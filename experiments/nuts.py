@@ -9,6 +9,8 @@ import sys
 
 from absl import app, flags
 
+from experiments import command_line
+
 _DATASET = flags.DEFINE_string('dataset', 'wine_quality_red',
                                'Regression set, see experiments/datasets/uci.py.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder for the results.', required=True)
@@ -40,4 +42,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command_line.run(main)

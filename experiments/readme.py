@@ -7,6 +7,8 @@ import sys
 
 from absl import app
 
+from experiments import command_line
+
 
 def main(arguments: list[str]) -> None:
   if len(arguments) > 1:
@@ -22,4 +24,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command_line.run(main)

@@ -12,6 +12,8 @@ import sys
 
 from absl import app, flags, logging
 
+from experiments import command_line
+
 _PAPER = flags.DEFINE_string('paper', None, 'Key of the paper, as in third_party/papers.',
                              required=True)
 _BUDGET = flags.DEFINE_enum('budget', 'full', ('full', 'small', 'smoke'),
@@ -47,4 +49,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command_line.run(main)

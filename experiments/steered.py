@@ -11,6 +11,8 @@ import sys
 
 from absl import app, flags, logging
 
+from experiments import command_line
+
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the runs.', required=True)
 _METHODS = flags.DEFINE_list('methods', ['l0', 'vd', 'group_lasso'], 'Variants of the config.')
 _COMPRESSIONS = flags.DEFINE_list('compressions', ['10', '30', '60'],
@@ -44,4 +46,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command_line.run(main)

@@ -7,6 +7,8 @@ import sys
 
 from absl import app, flags
 
+from experiments import command_line
+
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of a finished run.', required=True)
 
 
@@ -24,4 +26,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command_line.run(main)
