@@ -36,7 +36,10 @@ def started(name):
   return method, own, params, state
 
 
-@pytest.mark.parametrize('name', METHODS)
+# Variants of a method are dear for what they tell.
+@pytest.mark.parametrize('name', ['l0', 'vd', 'group_lasso', *(
+    pytest.param(name, marks=pytest.mark.slow)
+    for name in ('l0_example', 'l0_tied', 'vd_clipped', 'l1'))])
 def test_what_is_held_is_deployed_and_drawn_alike_and_the_rest_is_zero(name):
   method, own, params, state = started(name)
   scores = own.scores(params, state)

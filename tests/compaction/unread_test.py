@@ -2,6 +2,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from sparsejax.compaction.compact import compact
 from sparsejax.compaction.couplings import norm_writes
@@ -21,6 +22,7 @@ def test_a_unit_whose_readers_are_zero_is_zero_and_so_is_what_only_it_read():
   jax.tree.map(np.testing.assert_array_equal, found, weights)
 
 
+@pytest.mark.slow  # the programs of a convolutional network
 def test_a_network_keeps_its_function_and_the_compact_one_as_many_weights():
   rng = np.random.default_rng(0)
   model = LeNet5Caffe(widths=(3, 4, 5))
