@@ -6,6 +6,7 @@
 
 Members differ in the seed, so that each has its own noise and order of examples, and in the
 learning rate ('seeds'), or in the strength alone, so that noise and order are shared ('strengths').
+On a CPU members are taken in turn inside of one program, which can be no faster than runs in turn.
 One run and all populations are timed in one process, in turn; ratios are medians of the quotients
 of each round with their 95 % interval. On an accelerator the population is doubled until an epoch
 takes twice as long as that of one run, which is the size from which on side by side stops being

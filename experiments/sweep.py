@@ -20,6 +20,9 @@ members (sweep.csv) and the Pareto front of validation error against bytes and m
 trained together after the epoch that runs, one by itself within seconds. One that diverged stays
 as it is; remove its diverged.json, and the same command trains it again.
 
+--mesh=data:2 uses two devices of this process: members that are trained together are shared out to
+them, and of one that trains by itself each batch is.
+
 --launcher=slurm gives the sweep to a cluster (pip install 'sparsejax[slurm]'), as a job array with
 one task a program, and comes back at once:
 

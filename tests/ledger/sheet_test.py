@@ -31,6 +31,12 @@ def test_bits_stand_in_the_sheet_of_a_language_model(whole):
   assert f'{bits:.4f} bits' in shown(whole | {'test_bits_per_token': bits})
 
 
+def test_the_devices_of_the_training_stand_in_the_sheet(whole):
+  assert 'trained on' not in shown(whole)
+  assert 'trained on data:4 in 2 processes' in shown(whole | {'mesh': 'data:4',
+                                                              'mesh_processes': 2})
+
+
 def test_every_ratio_stands_in_one_line_with_its_denominator(whole):
   lines = shown(whole).splitlines()
   for ratio in ('compression_weights', 'compression_parameters', 'compression_bytes'):
