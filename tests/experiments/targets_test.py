@@ -48,6 +48,14 @@ def test_a_strength_that_cannot_be_moved_is_refused():
     targets.read(scheduled)
 
 
+def test_early_stopping_beside_a_target_is_refused():
+  made = config(density=0.1)
+  with made.unlocked():
+    made.early_stopping = {'patience': 2}
+  with pytest.raises(ValueError, match='may lie before config.target is met; leave one'):
+    targets.read(made)
+
+
 def test_an_error_needs_held_out_examples():
   made = config(validation_error_percent=5.0)
   made.validation_examples = 0
