@@ -80,12 +80,14 @@ def _histogram(axes: Axes, trained: np.ndarray, deployed: np.ndarray, mixture: M
     before, _ = np.histogram(earlier[1], BINS, (-span, span))
     axes.stairs(before, edges, color=figures.ORANGE, label=f'after epoch {earlier[0]}')
   x = np.linspace(-span, span, 4001)
-  axes.plot(x, trained.size * width * _density(x, mixture), color=figures.VERMILLION,
+  curve = trained.size * width * _density(x, mixture)
+  axes.plot(x, curve, color=figures.VERMILLION,
             linewidth=1.2, label='mixture')
   axes.plot(used, np.full(used.size, 0.6), '^', color='black', markersize=5, clip_on=False,
             label='means in use', zorder=3)
   axes.set_yscale('log')
-  axes.set_ylim(bottom=0.5)
+  # The mixture between its means is next to nothing, a margin of whose logarithm is everything.
+  axes.set_ylim(0.5, 5 * max(counts.max(), curve.max()))
   figures.log_ticks(axes.yaxis)
   axes.legend(fontsize=8, frameon=False)
   figures.tidy(axes, x='weight', y=f'weights in a bin of {width:.2g}')

@@ -4,11 +4,17 @@ Run:      python -m experiments.train --workdir=out/soft_sharing \
             --config=experiments/configs/UlMW17/lenet_300_100.py
           Two phases of one run: the network alone under an L1 penalty, then the network under a
           mixture that starts at the switch; the deployed weights are the means of the components.
-          Until the mixture has moved, the curve of the deployed network says nothing. The
-          checkpoint at the switch gives the report the weights before they moved.
+          Until the mixture has moved, the curve of the deployed network says nothing. Of the
+          checkpoints the last two are kept, after epochs 30 and 45: the report's picture shows the
+          weights from where they are at zero or away from it, but not yet at their means.
 Variants: :smoke  2 epochs, 512 images of the digits, seconds
 Paper:    error 1.94 %, 23 times fewer weights.
-Ours:     RESULT
+Ours:     1.82 and 2.08 %, 26.3 and 27.0 times fewer weights, 10,620 and 10,304 bytes as .sjx (100
+          and 104 times fewer than float32). Seeds 0 and 1, 527 and 1,256 s on a busy AMD EPYC;
+          all 60,000 images. On 5,000 held out, in 28 epochs of sharing: 2.04 % at 22.9x after L1 of
+          0.5 and 2.04 % at 25.5x after 1.0; 2.44 % at 20.5x without L1 and hyper-priors; 5.9 % at
+          22.3x with the authors' hyper-priors, whose raw weights err 2.08 %: what was lost there
+          was the collapse (20 epochs).
 """
 
 import ml_collections
@@ -36,7 +42,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
     raise ValueError(f"variant {variant!r} is not 'smoke'")
   config.epochs = alone + shared
   config.evaluate_every = 5
-  config.checkpoint_every = alone     # of which the newest two are kept
+  config.checkpoint_every = alone
   config.ema_decay = 0.0
   config.penalty_weight = 1.0
   config.preprocess = {'scale': 1 / 255, 'subtract_mean': False}
