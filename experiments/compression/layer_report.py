@@ -73,17 +73,22 @@ def report(paper: str, sheets: Sequence[Numbers], folder: pathlib.Path = papers.
            'ours are means over the seeds, code tables, codebooks and fillers counted. Files code '
            'each leaf in the smallest of all forms, which may be another.', '']
   for row in rows:
-    own = [found for found in sheets if found['run'].endswith(f'{row["compressed"]}.py')]
-    for options in sorted({json.dumps(found['options'], sort_keys=True) for found in own}):
-      parts += _network(row, [found for found in own
-                              if json.dumps(found['options'], sort_keys=True) == options])
+    groups: dict[tuple[str, str], list[Numbers]] = {}
+    for found in sheets:
+      config, _, variant = found['run'].partition('.py')
+      if config.endswith(row['compressed']):
+        options = json.dumps(found['options'], sort_keys=True)
+        groups.setdefault((variant, options), []).append(found)
+    for variant, options in sorted(groups):
+      parts += _network(row, variant, groups[variant, options])
   return '\n'.join(parts)
 
 
-def _network(row: Numbers, sheets: list[Numbers]) -> list[str]:
+def _network(row: Numbers, variant: str, sheets: list[Numbers]) -> list[str]:
   sheets = sorted(sheets, key=lambda found: found['seed'])
   options = ', '.join(f'{name}={value}' for name, value in sheets[0]['options'].items())
-  lines = [f'## {row["network"]}', '', f'{sheets[0]["recipe"]}: {options}', '',
+  of = f', {variant}' if variant else ''
+  lines = [f'## {row["network"]}{of}', '', f'{sheets[0]["recipe"]}: {options}', '',
            '| seed | test error % | before | bytes | times smaller |', '|---|---|---|---|---|']
   numbers = [(found['test_error_percent'], found['test_error_percent_before'],
               found['bytes_coded'], found['compression_coded']) for found in sheets]

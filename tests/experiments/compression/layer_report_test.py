@@ -39,6 +39,13 @@ def test_other_options_are_another_table():
   assert text.count('## LeNet-300-100') == 2 and 'bits=4' in text and 'bits=5' in text
 
 
+def test_a_variant_is_another_table():
+  short = sheet(0, 1.9) | {'run': 'experiments/configs/HaMD15/lenet_300_100.py:small'}
+  text = layer_report.report('HaMD15', [short, sheet(0, 1.6)])
+  assert text.index('## LeNet-300-100\n') < text.index('| 0 | 1.60')
+  assert text.index('## LeNet-300-100, :small\n') < text.index('| 0 | 1.90')
+
+
 def test_sheets_are_kept_once(tmp_path):
   path = tmp_path / 'new' / 'sheets.jsonl'
   assert layer_report.read_sheets(path) == []
