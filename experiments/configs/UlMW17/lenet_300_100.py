@@ -9,8 +9,8 @@ Run:      python -m experiments.train --workdir=out/soft_sharing \
           weights from where they are at zero or away from it, but not yet at their means.
 Variants: :smoke  2 epochs, 512 images of the digits, seconds
 Paper:    error 1.94 %, 23 times fewer weights.
-Ours:     1.82 and 2.08 %, 26.3 and 27.0 times fewer weights, 10,620 and 10,304 bytes as .sjx (100
-          and 104 times fewer than float32). Seeds 0 and 1, 527 and 1,256 s on a busy AMD EPYC;
+Ours:     1.82, 2.08 and 1.99 %, 26.3 to 27.0 times fewer weights, 10,304 to 10,620 bytes as .sjx
+          (100 to 104 times fewer than float32). Seeds 0 to 2, 527 to 1,256 s on a busy AMD EPYC;
           all 60,000 images. Pilots outside of this command, on 5,000 held out: 28 epochs of sharing
           gave 2.04 % at 22.9x after L1 of 0.5 and 2.04 % at 25.5x after 1.0 (gradients of the prior
           interpolated, for speed); 20 epochs after weight decay 2.44 % at 20.5x without
