@@ -121,8 +121,8 @@ def read(config: ml_collections.ConfigDict) -> Target:
     raise ValueError('config.target finds no rule with a strength to move; rules are '
                      f'{", ".join(config.regulariser) or "none"}')
   if config.get('early_stopping'):
-    raise ValueError('config.early_stopping keeps the epoch of the lowest validation NLL, which may '
-                     'lie before config.target is met; leave one of the two out')
+    raise ValueError('config.early_stopping keeps the epoch of the lowest validation NLL, which '
+                     'may lie before config.target is met; leave one of the two out')
   landing = fields.get('landing_epochs', LANDING * config.epochs)
   if not 0 <= landing <= config.epochs:
     raise ValueError(f'config.target.landing_epochs={landing} must be from 0, for none, to '
