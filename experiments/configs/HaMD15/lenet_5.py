@@ -10,7 +10,7 @@ Variants: :held_out  trains on 55,000 images; for choosing on the other 5,000
           :small  22 epochs instead of 52, for a CPU
           :smoke  1 epoch, 256 images, under a minute
 Paper:    error 0.74 % (dense 0.80 %), 39 times fewer bytes, 12 times fewer weights.
-Ours:     :small, seed 0: 0.79 % (pruned 0.77 %), 37,364 bytes, 46.2 times fewer; 6.7 % of the
+Ours:     :small  seed 0: 0.79 % (pruned 0.77 %), 37,364 bytes, 46.2 times fewer; 6.7 % of the
           weights (report/HaMD15_layers.md).
 """
 

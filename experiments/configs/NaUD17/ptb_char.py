@@ -13,7 +13,7 @@ Variants: :weights  single weights pruned, the predecessor (none of the networks
           :dense    the same network without a method, its best epoch on the validation text. The
                     papers' thresholds q are the 90th percentiles of its weights (`dense_quantile`).
                     Those of :small_dense (weights 0.22 and 0.52, a quarter of the block maxima 0.15
-                    and 0.31) left 0.1 % of :small, at 83 % errors: the percentiles are of weights
+                    and 0.31) left 0.1 % of :small at 83 % errors: the percentiles are of weights
                     trained to the end, pruning ends halfway, when they are smaller
           :small    a fifth of the text, GRU of 256, 10 epochs; :small_weights :small_glp
                     :small_dense alike
