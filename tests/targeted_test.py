@@ -44,6 +44,7 @@ NETWORKS = ({'rate': 0.02}, {'rate': 0.004}, {'reopening': 0.05}, {'sensitivity'
             {'sensitivity': 0.01}, {'rate': 0.1, 'reopening': 0.2})
 
 
+@pytest.mark.slow
 def test_the_density_lands_within_five_per_cent_whatever_the_network():
   # One program for all of them: a population whose members have a target of their own each.
   cases = list(itertools.product((0.1, 1 / 30, 1 / 60), NETWORKS))

@@ -119,6 +119,7 @@ def test_stock_apply_takes_the_first_papers_draws(cell):
   assert all((flatten(theta)[path] != flatten(w)[path]).all() for path in flatten(theta))
 
 
+@pytest.mark.slow
 def test_a_training_step_reaches_every_parameter():
   net = Net(nn.GRUCell)
   method = bayesian_rnn()

@@ -70,6 +70,7 @@ def test_random_blocks_are_as_many_as_asked_and_balanced(density, kept):
   assert kept == 24 or np.any(pattern(method, *other)['dense0/kernel'] != mask)
 
 
+@pytest.mark.slow
 def test_columns_are_scaled_up_for_the_inputs_that_are_gone():
   weights = weights_of((7, 6))
   mask = np.array([[1, 0, 1], [1, 1, 0], [0, 0, 1], [0, 1, 1]])

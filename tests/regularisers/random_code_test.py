@@ -88,6 +88,7 @@ def test_blocks_are_coded_in_their_round_and_stay():
   assert bool(after['fixed'].all())
 
 
+@pytest.mark.slow
 def test_the_prior_stands_still_once_coding_begins():
   method = small()
   start, _ = method.init(KEY, weights())

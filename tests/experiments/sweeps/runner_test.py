@@ -74,6 +74,7 @@ def unmeasured(monkeypatch, swept):
   return states
 
 
+@pytest.mark.slow
 def test_a_member_ends_where_it_ends_alone(swept):
   data, recipe, state = run.begin(members.with_overrides(config(), TWO[0]))
   *_, last = loop.run_epochs(recipe, state, *map(jnp.asarray, (data.images, data.labels)), last=4)
