@@ -141,7 +141,7 @@ def test_padding_teaches_nothing():
   assert {path for path, leaf in flatten(gradient).items() if np.any(leaf)} == {'head/bias'}
 
 
-@pytest.mark.parametrize('cell', ['lstm', 'gru'])
+@pytest.mark.parametrize('cell', [pytest.param('lstm', marks=pytest.mark.slow), 'gru'])
 def test_a_carried_state_joins_segments(cell):
   model = RecurrentLanguageModel(VOCABULARY, embedding=3, widths=(4, 2), cell=cell, carried=True)
   variables = randomised(model, TOKENS)
@@ -165,7 +165,7 @@ def test_no_gradient_passes_from_segment_to_segment():
   assert not np.any(jax.grad(second_segment)(carry)['cell0']['h'])
 
 
-@pytest.mark.parametrize('cell', ['lstm', 'optimized_lstm'])
+@pytest.mark.parametrize('cell', ['lstm', pytest.param('optimized_lstm', marks=pytest.mark.slow)])
 def test_the_start(cell):
   model = RecurrentLanguageModel(
       VOCABULARY, embedding=3, widths=(4, 4), cell=cell, forget_bias=1.0, carried=True,

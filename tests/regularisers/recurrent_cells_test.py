@@ -52,7 +52,9 @@ def method_on_units(name, model):
 
 
 @pytest.mark.parametrize('cell', ['lstm', pytest.param('gru', marks=pytest.mark.slow)])
-@pytest.mark.parametrize('name', ['l0', 'magnitude', 'group_lasso', 'block_pruning'])
+@pytest.mark.parametrize('name', [
+    'l0', pytest.param('magnitude', marks=pytest.mark.slow),
+    pytest.param('group_lasso', marks=pytest.mark.slow), 'block_pruning'])
 def test_units_die_in_training_and_leave_the_cell(cell, name):
   model = network(cell)
   regulariser = sparsejax.partition(units=method_on_units(name, model))
