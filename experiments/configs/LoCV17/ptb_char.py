@@ -15,9 +15,9 @@ Variants: :inputs         and one variable for each character that is read
 Paper:    bits per character, by the logs of the authors' code, validation - test: :dense 1.498 -
           1.455; 1.472 - 1.429 with 7.9 times fewer weights; :inputs 1.458 - 1.417, 6.0; :neurons
           1.478 - 1.430, 10.0; :neurons_gates 1.467 - 1.425, 9.8 (report/LoCV17.md).
-Ours:     :small 2.009 bits per character, 64,238 of 97,536 weights, no unit without any: 36.1 ms for
-          128 windows dense, 36.0 compact (AMD EPYC, 2 cores); :small_dense 2.043 bits, its last
-          epoch the best. Seed 0. After so few epochs a method that removes single weights has
+Ours:     :small 2.009 bits per character, 64,238 of 97,536 weights, no unit without any: 36.1 ms
+          for 128 windows dense, 36.0 compact (AMD EPYC, 2 cores); :small_dense 2.043 bits, its
+          last epoch the best. Seed 0. After so few epochs a method that removes single weights has
           removed a third of them and no unit.
 """
 
