@@ -14,6 +14,8 @@ Ours:     not run.
 
 import ml_collections
 
+from experiments.configs.UlMW17.lenet_300_100 import optimiser, sharing
+
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
@@ -26,7 +28,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   alone, shared = 30, 30             # epochs before the mixture, and with it
   strength = 0.1
   zero_prior, init_std = 0.99, 0.1
-  shapes_rate = 3e-3                 # of the authors' script, as the other rates
+  shapes_rate = 3e-3
   if variant == 'smoke':
     config.dataset = 'mnist'
     config.training_examples = 256
@@ -46,48 +48,8 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.preprocess = {'scale': 1 / 255, 'subtract_mean': False}
   config.model = {'name': 'lenet_5_caffe', 'widths': (20, 50, 500),
                   'kernel_init': 'glorot_uniform'}
-  config.optimiser = {
-      'name': 'adam', 'learning_rate': {
-          'schedule': 'piecewise_linear',     # of the second phase 5e-4, at last down to 0
-          'epochs': (alone - 0.001, alone, alone + 0.65 * shared, alone + shared),
-          'values': (1e-3, 5e-4, 5e-4, 0.0)},
-      'groups': {
-          'means': {'leaves': '.*/mixture/means', 'learning_rate': 1e-4},
-          'shapes': {'leaves': '.*/mixture/log_(precisions|mixing)',
-                     'learning_rate': shapes_rate},
-      },
-      'restart_epoch': alone,
-  }
-
-  def switch(before, after):
-    return {'schedule': 'piecewise_linear', 'epochs': (alone - 1, alone),
-            'values': (before, after), 'staircase': True}
-
-  def annealed(*widths):              # (share of the second phase, standard deviation)
-    return {'schedule': 'piecewise_linear', 'epochs': tuple(alone + shared * a for a, _ in widths),
-            'values': tuple(width for _, width in widths)}
-
-  config.regulariser = {
-      'weights': {
-          'leaves': '.*',             # biases too
-          'method': 'chain',
-          # What little weights are left for is known before the mixture takes them for zeros.
-          'outer': {'method': 'l1', 'strength': switch(0.7, 0.3)},
-          'inner': {
-              'method': 'soft_weight_sharing',
-              'num_components': 17,
-              'zero_prior': zero_prior,
-              # Priors that outvote the weights (431,080 of them, of which each counts half), so
-              # that the components narrow by schedule: that at zero first, slowly enough for the
-              # network to follow, then the others until collapsing onto their means costs nothing.
-              'hyper_priors': ((5e6, 2e3), (2.5e4, 10.0)),
-              'zero_width': annealed((0, 0.1), (0.1, 0.05), (0.2, 0.028),
-                                     (0.4, 0.01), (0.6, 0.001)),
-              'width': annealed((0, 0.1), (0.18, 0.03), (0.6, 0.02), (0.86, 0.003)),
-              'strength': switch(0.0, strength),
-              'shared': True,
-              'init_std': init_std,
-          },
-      },
-  }
+  config.optimiser = optimiser(alone, shared, shapes_rate=shapes_rate)
+  config.regulariser = {'weights': sharing(
+      alone, shared, num_components=17, zero_prior=zero_prior, init_std=init_std,
+      strength=strength)}
   return config
