@@ -35,7 +35,7 @@ def choose(config: ml_collections.ConfigDict, recipe: Recipe, state: TrainState,
   """Returns the state with the chosen number, what was done in words, and all candidates.
 
   Args:
-    config: rule and number (a name in that rule's state), values to try, slack_percent.
+    config: rule and number (its path in that rule's state), values to try, slack_percent.
     images, labels: of the validation set.
   """
   measure = jax.jit(lambda state, images, labels: _measure(recipe, state, images, labels))
@@ -62,16 +62,19 @@ def require_number(config: ml_collections.ConfigDict, state: TrainState,
   if config.rule not in rules:
     raise ValueError(f'config.choose.rule={config.rule!r} is no rule; rules are '
                      f'{", ".join(sorted(rules))}')
-  numbers = {name: value for name, value in rules[config.rule].items()
-             if not isinstance(value, dict)}
+  numbers = [path for path, value in flatten(rules[config.rule]).items() if jnp.ndim(value) == 0]
   if config.number not in numbers:
     raise ValueError(f'config.choose.number={config.number!r} is no number of rule '
                      f'{config.rule!r}; it has {", ".join(sorted(numbers)) or "none"}')
 
 
 def _with(state: TrainState, config: Any, value: float) -> TrainState:
-  numbers = {**state.method_state[config.rule], config.number: jnp.float32(value)}
-  return state._replace(method_state={**state.method_state, config.rule: numbers})
+  def replaced(numbers, path):
+    name, _, rest = path.partition('/')
+    return {**numbers, name: replaced(numbers[name], rest) if rest else jnp.float32(value)}
+
+  return state._replace(method_state=replaced(state.method_state,
+                                              f'{config.rule}/{config.number}'))
 
 
 def _measure(recipe: Recipe, state: TrainState, images: Array, labels: Array):

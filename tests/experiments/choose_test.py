@@ -1,5 +1,6 @@
 """A threshold is chosen on validation data by the stated rule, and only where there is any."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -10,6 +11,7 @@ import pytest
 import sparsejax
 from experiments.choose import choose, require_number
 from sparsejax.models import MLP
+from sparsejax.paths import flatten
 from sparsejax.training.fit import Recipe, start
 
 VALUES = (0.0, 0.05, 0.1, 0.15, 0.2, 1.0)
@@ -62,6 +64,26 @@ def test_the_fewest_weights_within_the_slack_are_taken(trained, slack):
   # Nothing else changes, and the state given stays as it was.
   assert float(chosen.method_state['groups']['strength']) == pytest.approx(0.1)
   assert float(state.method_state['groups']['threshold']) == pytest.approx(1e-3)
+
+
+def test_a_number_of_a_method_inside_another_is_named_by_its_path(trained):
+  recipe, state, images, labels = trained
+  rule = sparsejax.chain(sparsejax.l1(0.0), sparsejax.group_lasso(0.1))
+  inside = recipe._replace(regulariser=sparsejax.partition(groups=('head/kernel', rule)))
+  nested = start(inside, jax.random.key(0), jnp.asarray(images))
+  nested.params['groups']['head']['kernel'] = state.params['groups']['head']['kernel']
+  paths = [path for path in flatten(nested.method_state) if path.endswith('threshold')]
+  number = paths[0].removeprefix('groups/')
+  assert len(paths) == 1 and '/' in number
+  require_number(config(5.0, number=number), nested, validation_set=True)
+  chosen, words, candidates = choose(config(5.0, number=number), inside, nested,
+                                     jnp.asarray(images), jnp.asarray(labels))
+  plain, _, wanted = choose(config(5.0), recipe, state, jnp.asarray(images), jnp.asarray(labels))
+  assert candidates == wanted and f'groups.{number} = ' in words
+  expected = {**flatten(nested.method_state), paths[0]: plain.method_state['groups']['threshold']}
+  chex.assert_trees_all_equal(flatten(chosen.method_state), expected)
+  with pytest.raises(ValueError, match=f"'threshold' is no number .* it has .*{number}"):
+    require_number(config(5.0), nested, validation_set=True)
 
 
 def test_what_cannot_be_chosen_is_refused(trained):
