@@ -9,13 +9,14 @@ Run:      python -m experiments.train --workdir=out/soft_sharing \
           weights from where they are at zero or away from it, but not yet at their means.
 Variants: :smoke  2 epochs, 512 images of the digits, seconds
 Paper:    error 1.94 %, 23 times fewer weights.
-Ours:     1.82, 2.08 and 1.99 %, 26.3 to 27.0 times fewer weights, 10,304 to 10,620 bytes as .sjx
-          (100 to 104 times fewer than float32). Seeds 0 to 2, 527 to 1,256 s on a busy AMD EPYC;
-          all 60,000 images. Pilots outside of this command, on 5,000 held out: 28 epochs of sharing
-          gave 2.04 % at 22.9x after L1 of 0.5 and 2.04 % at 25.5x after 1.0 (gradients of the prior
-          interpolated, for speed); 20 epochs after weight decay 2.44 % at 20.5x without
-          hyper-priors, 5.86 % at 22.3x with the authors', where the weights before the collapse
-          erred 2.08 %. The strengths here lie between those tried and were not tried themselves.
+Ours:     1.82, 2.08, 1.99, 1.97 and 2.09 %, 26.2 to 27.0 times fewer weights, 10,229 to 10,620
+          bytes as .sjx (100 to 104 times fewer than float32). Seeds 0 to 4, 124 s on a core of an
+          AMD EPYC and more beside other work; all 60,000 images. Pilots outside of this command,
+          on 5,000 held out: 28 epochs of sharing gave 2.04 % at 22.9x after L1 of 0.5 and 2.04 %
+          at 25.5x after 1.0 (gradients of the prior interpolated, for speed); 20 epochs after
+          weight decay 2.44 % at 20.5x without hyper-priors, 5.86 % at 22.3x with the authors',
+          where the weights before the collapse erred 2.08 %. The strengths here lie between those
+          tried and were not tried themselves.
 """
 
 from typing import Any
