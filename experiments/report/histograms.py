@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,16 +16,15 @@ from sparsejax.paths import flatten
 from sparsejax.regularisers import hard_concrete, variational_dropout
 
 BINS = 60
+TINY = 1e-30                                 # of a mean that is exactly zero
 
 
 def rule_histograms(run: Run) -> list[Plot]:
-  """Returns a plot for each rule with hard-concrete gates or a Gaussian posterior."""
-  plots = []
-  for rule in sorted(run.params):
-    if is_gated(run.params[rule]):
-      plots.append(_gates(run, rule))
-    elif is_variational(run.params[rule]):
-      plots.append(_log_alpha(run, rule))
+  """Returns a plot for each method with hard-concrete gates or a Gaussian posterior.
+
+  A method is a rule, or a part of one: rule/part, as in `bayesian_rnn`.
+  """
+  plots = [draw(run, rule) for rule, draw in _drawn(run.params)]
   return plots or [Plot('histograms', 'Gates and dropout rates',
                         'Not drawn: no rule of this run has hard-concrete gates or a Gaussian '
                         'posterior.', None)]
@@ -40,9 +40,35 @@ def is_variational(params: Any) -> bool:
   return isinstance(params, dict) and params.keys() == {'theta', 'log_sigma2'}
 
 
+def is_on_groups(params: Any) -> bool:
+  """Whether a rule's params are those of `group_variables`."""
+  return isinstance(params, dict) and params.keys() == {'inner', 'mean', 'log_sigma'}
+
+
+def _drawn(params: Any, rule: str = '') -> Iterator[tuple[str, Callable[[Run, str], Plot]]]:
+  """Yields each method's path and what draws it."""
+  if is_gated(params):
+    yield rule, _gates
+  elif is_variational(params):
+    yield rule, _weights_log_alpha
+  elif isinstance(params, dict):
+    if is_on_groups(params):
+      yield rule, _groups_log_alpha
+      params = {'inner': params['inner']}
+    for part in sorted(params):
+      yield from _drawn(params[part], f'{rule}/{part}' if rule else part)
+
+
+def _part(tree: Any, rule: str) -> Any:
+  """Returns tree[rule], of rule/part tree[rule][part]; {} where there is none."""
+  for name in rule.split('/'):
+    tree = tree.get(name, {})
+  return tree
+
+
 def gate_limits(run: Run, rule: str) -> tuple[float, float]:
   """Returns (gamma, zeta) of a rule: of the config, or the library's where it says nothing."""
-  fields = run.config.get('regulariser', {}).get(rule, {})
+  fields = _part(run.config.get('regulariser', {}), rule)
   return (float(fields.get('gamma', hard_concrete.GAMMA)),
           float(fields.get('zeta', hard_concrete.ZETA)))
 
@@ -51,13 +77,13 @@ def deployed_gates(run: Run, rule: str) -> dict[str, np.ndarray]:
   """Returns {path: gates in [0, 1] of the deployed network}, in the shape of their log_alpha."""
   limits = gate_limits(run, rule)
   return {path: np.asarray(hard_concrete.deterministic_gate(leaf, *limits))
-          for path, leaf in flatten(run.params[rule]['log_alpha']).items()}
+          for path, leaf in flatten(_part(run.params, rule)['log_alpha']).items()}
 
 
 def _gates(run: Run, rule: str) -> Plot:
   gamma, zeta = gate_limits(run, rule)
   boundary = math.log(-gamma / zeta)
-  leaves = flatten(run.params[rule]['log_alpha'])
+  leaves = flatten(_part(run.params, rule)['log_alpha'])
   gates = deployed_gates(run, rule)
   figure, all_axes = _panels(len(leaves))
   span = _span(leaves, boundary)
@@ -66,34 +92,46 @@ def _gates(run: Run, rule: str) -> Plot:
     _histogram(axes, leaves[path], boundary, span,
                f'{path}\n{kept:,} of {gates[path].size:,} gates kept', 'log_alpha', 'gates')
   _legend(figure, all_axes[0], f'boundary {boundary:.3f}')
-  return Plot(f'gates_{rule}', f'Gates of the rule `{rule}`',
+  return Plot(f'gates_{rule}'.replace('/', '_'), f'Gates of the rule `{rule}`',
               f'The location log_alpha of each hard-concrete gate; left of {boundary:.3f} = '
               f'log(-gamma / zeta) the deployed gate is exactly 0. Two separate heaps are a clear '
               'decision; a heap on the line means that the count of kept gates is fragile.', figure)
 
 
-def _log_alpha(run: Run, rule: str) -> Plot:
-  params = run.params[rule]
-  state = run.state.get(rule, {})
+def _weights_log_alpha(run: Run, rule: str) -> Plot:
+  leaves = flatten(variational_dropout.log_alphas(_part(run.params, rule)))
+  return _log_alpha(run, rule, leaves, 'weights', '')
+
+
+def _groups_log_alpha(run: Run, rule: str) -> Plot:
+  params = _part(run.params, rule)
+  mean, log_sigma = flatten(params['mean']), flatten(params['log_sigma'])
+  leaves = {path.partition('/')[0]: 2 * (log_sigma[path] - np.log(np.abs(mean[path]) + TINY))
+            for path in mean}
+  return _log_alpha(run, rule, leaves, 'groups', ' on groups')
+
+
+def _log_alpha(run: Run, rule: str, leaves: dict[str, Any], what: str, suffix: str) -> Plot:
+  state = _part(run.state, rule)
   if 'threshold' not in state:
     raise ValueError(f'{run.folder / "parameters.safetensors"} has no state/{rule}/threshold, '
-                     f'though params/{rule} is of sparse variational dropout; {AGAIN}')
+                     f'though params/{rule} has Gaussian posteriors; {AGAIN}')
   threshold = float(state['threshold'])
-  leaves = {path: np.asarray(leaf)
-            for path, leaf in flatten(variational_dropout.log_alphas(params)).items()}
+  leaves = {path: np.asarray(leaf) for path, leaf in leaves.items()}
   figure, all_axes = _panels(len(leaves))
   span = _span(leaves, threshold)
   for axes, path in zip(all_axes, _ordered(run, leaves), strict=True):
     kept = int(np.count_nonzero(leaves[path] < threshold))
     _histogram(axes, leaves[path], threshold, span,
-               f'{path}\n{kept:,} of {leaves[path].size:,} weights kept',
-               'log alpha = log(sigma² / theta²)', 'weights', pruned_left=False)
+               f'{path}\n{kept:,} of {leaves[path].size:,} {what} kept',
+               'log alpha = log(variance / mean²)', what, pruned_left=False)
     axes.set_yscale('log')
-    axes.set_ylim(bottom=0.7)               # a bin of one weight is seen
+    axes.set_ylim(bottom=0.7)               # a bin of one is seen
     figures.log_ticks(axes.yaxis)
   _legend(figure, all_axes[0], f'threshold {threshold:g}')
-  return Plot(f'log_alpha_{rule}', f'Dropout rates of the rule `{rule}`',
-              f'log alpha of each weight, not clipped; from {threshold:g} on the weight is noise '
+  name = f'log_alpha_{rule}{suffix}'.replace('/', '_').replace(' ', '_')
+  return Plot(name, f'Dropout rates of the rule `{rule}`{suffix}',
+              f'log alpha of each of the {what}, not clipped; from {threshold:g} on it is noise '
               f'(dropout rate above {1 / (1 + math.exp(-threshold)):.3f}) and is removed. Counts '
               'are logarithmic. Little mass near the line means that the threshold hardly matters.',
               figure)

@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 
+import sparsejax
 from experiments import vocabulary
-from experiments.report import recurrent, texts
+from experiments.report import histograms, recurrent, texts
 from experiments.report.folder import Run
 from experiments.structure import count
 from sparsejax.models.recurrent import RecurrentClassifier, RecurrentLanguageModel
@@ -134,3 +135,20 @@ def test_other_networks_have_none_of_it(classifier):
   run = run_of(classifier, model={'name': 'mlp'})
   assert recurrent.recurrent_plots(run) == recurrent.structure(run) == []
   assert texts.text_sections(run) == []
+
+
+def test_each_posterior_of_a_recipe_has_its_dropout_rates(classifier):
+  """bayesian_rnn holds three rules for weights and one for groups; each is cut at its threshold."""
+  recipe = sparsejax.bayesian_rnn(groups=('words',))
+  params, state = recipe.init(jax.random.key(0), classifier)
+  run = run_of(classifier)._replace(
+      params={'rnn': params}, state={'rnn': jax.tree.map(np.asarray, state)}, ledger={'layers': []})
+  # 2 log sigma = -6 everywhere: of weights of 0 and +-1, and of variables whose mean is 1.
+  plots = {plot.name: plot for plot in histograms.rule_histograms(run)}
+  assert list(plots) == ['log_alpha_rnn_on_groups', 'log_alpha_rnn_inner_cells',
+                         'log_alpha_rnn_inner_embedding', 'log_alpha_rnn_inner_head']
+  titles = {name: [axes.get_title('left') for axes in plot.figure.axes]
+            for name, plot in plots.items()}
+  assert titles['log_alpha_rnn_on_groups'] == ['words\n5 of 5 groups kept']
+  assert titles['log_alpha_rnn_inner_embedding'] == ['embed/embedding\n2 of 5 weights kept']
+  assert titles['log_alpha_rnn_inner_head'] == ['head/kernel\n2 of 6 weights kept']
