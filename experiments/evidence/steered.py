@@ -94,10 +94,9 @@ def document(rows: Sequence[Mapping[str, Any]]) -> str:
   return f"""# Strength by target
 
 The MLP 784-300-100 on {first['dataset']}, {first['epochs']} epochs, seed {first['seed']}.
-Strengths are moved in training towards a density; at 0.6 of the training what stays is chosen by
-rank, and held without strengths and noise (`sparsejax.targeted`). When that begins was settled in
-nine trials, most of 12 epochs and at 30x, by validation error; nothing else was tuned,
-strengths are those of frontier/mlp.py. Weights are those of the compact network's kernels.
+Strengths are moved in training towards a density; for the last part of the training, the landing,
+what stays is chosen by rank and held without strengths and noise (`sparsejax.targeted`). The config
+says what was tuned. Weights are those of the compact network's kernels.
 
 {table(rows)}
 
