@@ -5,8 +5,8 @@
 
 The methods and their strengths are those of frontier/mlp.py; nothing is tuned by method or density.
 When the landing begins, 0.6 of the training, was settled in nine trials, most of 12 epochs and at
-30x, by validation error. 32 epochs, since a strength that is moved wants time. All nine runs of the report:
-`python -m experiments.steered --workdir=out/steered`.
+30x, by validation error. 32 epochs, since a strength that is moved wants time. All nine runs of the
+report: `python -m experiments.steered --workdir=out/steered`.
 
 Variants: :l0 :vd :group_lasso and :smoke
 """
