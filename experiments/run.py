@@ -24,6 +24,7 @@ from experiments.hparams import write_hparams
 from experiments.lock import held
 from experiments.mesh import ONE, Devices
 from experiments.model_file import facts_of, with_packed, write_model
+from experiments.packing import Packing, pack_and_time, require_leaves
 from experiments.report.report import REPORT_FILE, write_report
 from experiments.scores import read_test_set, validation_error_percent
 from experiments.stopping import StopSignals
@@ -31,14 +32,12 @@ from experiments.watchdogs import warnings
 from experiments.workdir import LEDGER_FILE
 from sparsejax import codec, ledger
 from sparsejax.compaction.compact import compact
-from sparsejax.packing import pack
 from sparsejax.paths import flatten
 from sparsejax.structured import is_structured
 from sparsejax.training.batch_statistics import re_estimate
 from sparsejax.training.fit import (Recipe, TrainState, deployed_collections, evaluation_params,
                                     start)
 from sparsejax.training.metrics import read_metrics
-from sparsejax.training.step_timing import training_step_milliseconds
 
 # On how many test images dense and compact logits are compared; fewer where the logits of so many
 # windows of a text would be more than that many numbers.
@@ -116,6 +115,8 @@ def begin(config: ml_collections.ConfigDict) -> tuple[Data, Recipe, TrainState]:
   state = start(recipe, jax.random.key(config.seed), jnp.asarray(data.images[:1]))
   if config.get('choose'):
     require_number(config.choose, state, data.watched == 'validation')
+  if config.get('pack'):
+    require_leaves(config, recipe, state)
   if config.get('early_stopping'):
     require_watched(config, data.watched)
   return data, recipe, state
@@ -162,10 +163,10 @@ def measure(config: ml_collections.ConfigDict, config_name: str, recipe: Recipe,
     selected_by += '; batch-norm statistics re-estimated on the training images'
   compacted = compact(recipe.model, variables,
                       example_shape=(1, *data.images.shape[1:]))
-  small = compacted.variables
-  packed: dict[str, Any] = {}
+  packed = Packing(compacted.variables, {}, [])
   if config.get('pack'):
-    small, packed = pack_and_time(config, recipe, compacted, data)
+    packed = pack_and_time(config, recipe, compacted, data)
+  small = packed.variables
   codec.write(folder / 'parameters.safetensors',
               {'params': params, 'state': jax.device_get(state.method_state)})
   codec.write(folder / 'deployed.safetensors', variables)
@@ -191,8 +192,8 @@ def measure(config: ml_collections.ConfigDict, config_name: str, recipe: Recipe,
       **measured, **coded, 'validation_error_percent': validation_error},
       jax.device_get(state.method_state)) if config.get('target') else {}
   counted = structure.ledger_keys(config, weights)
-  return ledger.assemble(ledger.describe_run(), trained_on, measured, coded, scores, packed,
-                         counted, reached, {
+  return ledger.assemble(ledger.describe_run(), trained_on, measured, coded, scores,
+                         packed.ledger_keys, counted, reached, {
       'dataset': config.dataset,
       'data_hash': data.dataset.hash,
       'config': config_name,
@@ -204,7 +205,7 @@ def measure(config: ml_collections.ConfigDict, config_name: str, recipe: Recipe,
       'simulated': [key for key in MASKED if masked and key in {**measured, **counted}],
       'validation_error_percent': validation_error,
       'selected_by': selected_by,
-      'warnings': warnings(config, rows, params),
+      'warnings': [*packed.warnings, *warnings(config, rows, params)],
   })
 
 
@@ -212,17 +213,3 @@ def timed_examples(data: Data) -> int:
   """Returns on how many test examples the dense and the compact network are compared."""
   logits = data.dataset.classes * math.prod(data.labels.shape[1:])
   return max(1, min(TIMED_IMAGES, TIMED_LOGITS // logits))
-
-
-def pack_and_time(config: ml_collections.ConfigDict, recipe: Recipe, compacted: Any,
-                  data: Data) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Packs the compact network as `config.pack` says; returns (variables, keys of the ledger)."""
-  options = config.pack.to_dict()
-  rules = {entry['leaves']: entry['block_size'] for entry in options.pop('rules').values()}
-  params, report = pack(compacted.variables['params'], rules, **options)
-  variables = {**compacted.variables, 'params': params}
-  batch = slice(config.batch_size)
-  steps = training_step_milliseconds(recipe, compacted.model, variables,
-                                     jnp.asarray(data.images[batch]),
-                                     jnp.asarray(data.labels[batch]))
-  return variables, {'packed_layers': [found.row() for found in report], **steps}
