@@ -9,7 +9,8 @@ Run:      python -m experiments.train --workdir=out/soft_sharing_lenet5 \
 Variants: :small  15 and 15 epochs, in which the mixture moves twice as fast
           :smoke  2 epochs, 256 images, under a minute
 Paper:    error 0.97 %, 200 times fewer weights.
-Ours:     not run.
+Ours:     :small  1.47 %, 127 times fewer weights, 4,266 bytes as .sjx (404 times fewer than
+          float32). Seed 0, 1,604 s on a busy core of an AMD EPYC. Full length was not run.
 """
 
 import ml_collections

@@ -11,7 +11,9 @@ Variants: :script  the authors' script: 100 and 30 epochs, no L1 penalty, streng
           :small  15 and 15 epochs, in which the mixture moves twice as fast
           :smoke  2 epochs, 256 images, under a minute
 Paper:    error 0.92 -> 0.98 %, 7.43 % of the 642,460 parameters not zero (tutorial code).
-Ours:     not run.
+Ours:     :small  1.08 % on the test set (0.98 % on the 5,000 held out), 18,212 of 641,875 kernel
+          entries left, 35 times fewer, 17,114 bytes as .sjx (150 times fewer than float32). Seed 0,
+          399 s on a busy core of an AMD EPYC. Full length was not run.
 """
 
 import ml_collections
