@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,7 +24,7 @@ def write_paper_report(sheet: Sheet, lines: Sequence[Line], folder: pathlib.Path
   for network in dict.fromkeys(line.row.network for line in lines):
     figure = network_figure([line for line in lines if line.row.network == network])
     if figure is not None:
-      name = f'{sheet.key}_{network.replace(" ", "_")}.png'
+      name = f'{sheet.key}_{re.sub("[^0-9A-Za-z-]+", "_", network)}.png'
       write_atomically(folder / name, figures.png(figure))
       pictures.append(f'![error against size, {network}]({name})')
   path = folder / f'{sheet.key}.md'

@@ -15,7 +15,9 @@ Variants: :words          and one variable for each word that is read
 Paper:    perplexity, by the logs of the authors' code, validation - test: :dense 135.6 - 129.3;
           115.0 - 109.2 with 22.1 times fewer weights; :words 126.0 - 120.2, 19.3; :neurons 116.1 -
           111.0, 23.5; :neurons_gates 122.0 - 116.5, 24.5 (report/LoCV17.md).
-Ours:     not run
+Ours:     :small        59.3 with 6.6 times fewer weights, 5.4 times fewer bytes
+          :small_dense  51.7, its best epoch. Perplexities on the test text in which all but 2,000
+          words are one, seed 0, 12 epochs: an easier task than the paper's.
 """
 
 from typing import Any

@@ -21,7 +21,13 @@ Variants: :weights  single weights pruned, the predecessor (none of the networks
 Paper:    none on this data set. About 90 % of the weights of a speech recogniser pruned at 0.6
           points to 3.3 points more character errors in a network of equal width, none in a wider
           one (report/NaUD17.md).
-Ours:     not run
+Ours:     bits per character on the test text, weights left; seed 0, 230 s each on a core of an AMD
+          EPYC:
+          :small_dense    1.980
+          :small          2.072, 78 %: the blocks' maxima lie close together, so that a threshold
+                          takes few of them or nearly all (q of 0.1 and 0.15: 2.213, 53 %)
+          :small_weights  2.371, 19 %
+          :small_glp      2.767, 8.7 %; 3.2 times as fast as dense, cut and packed, at batch 128
 """
 
 import ml_collections
