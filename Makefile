@@ -14,10 +14,10 @@ demo: $(VENV)/.installed
 	$(RUN) -m experiments.train --config=experiments/configs/digits/l0_mlp.py --workdir=out/demo
 
 test: $(VENV)/.installed-test
-	$(RUN) -m pytest -n $(WORKERS) --dist worksteal -m 'not slow'
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile -m 'not slow'
 
 test-all: $(VENV)/.installed-test
-	$(RUN) -m pytest -n $(WORKERS) --dist worksteal
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile
 
 # as root, with Debian's slurm-wlm and munge
 test-slurm: $(VENV)/.installed-test

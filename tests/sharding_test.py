@@ -153,6 +153,7 @@ def test_draws_over_four_devices_are_those_of_one_bit_for_bit(name):
   assert found['values'] > 1
 
 
+@pytest.mark.slow
 def test_draws_are_the_same_in_every_process():
   # That one has another salt of Python's hash and another number of devices.
   rule = sparsejax.partition(rule=('kernel', sparsejax.dropout(0.5, axis=-1, per='batch')))

@@ -32,6 +32,7 @@ def test_a_row_for_each_product_and_contender(rows):
     assert row['efficiency'] == row['speedup'] * 0.5
 
 
+@pytest.mark.slow
 def test_tables_and_plot(rows, tmp_path):
   console = Console(file=io.StringIO(), width=200)
   for table in block_sparse_report.tables(rows):

@@ -20,6 +20,7 @@ def test_verdicts(low, high, wanted):
   assert benchmark.verdict(Estimate(low, low, high), 2.0) == wanted
 
 
+@pytest.mark.slow
 def test_it_runs(tmp_path):
   rows = benchmark.rows_of(small_config(), 6, tmp_path)
   assert [row['of'] for row in rows] == [

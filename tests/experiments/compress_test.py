@@ -24,6 +24,7 @@ def commands(tmp_path_factory, run_commands):
   })
 
 
+@pytest.mark.slow
 def test_help_explains(commands):
   code, stdout, stderr = commands['help']
   assert code == 1 and 'Traceback' not in stderr       # absl's exit code of --help

@@ -50,6 +50,7 @@ def commands(tmp_path_factory, run_commands):
   return results
 
 
+@pytest.mark.slow
 def test_help_explains(commands):
   _, stdout, stderr = commands['help']
   for text in ('--sweep', '--members_at_once', '--launcher', '--sbatch', '--[no]status',

@@ -27,11 +27,13 @@ def results():
   return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['mlp', 'batch norm', 'sequential'])
 def test_a_step_is_that_of_one_device(name):
   assert results()[name] <= 1e-5
 
 
+@pytest.mark.slow
 def test_a_hundred_steps_in_float64_are_those_of_one_device():
   found = results()
   assert found['dtypes'] == ['float64']
@@ -39,6 +41,7 @@ def test_a_hundred_steps_in_float64_are_those_of_one_device():
   assert found['float64'] <= 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('devices', [2, 4])
 def test_draws_are_those_of_one_device_bit_for_bit(devices):
   found = results()
@@ -48,6 +51,7 @@ def test_draws_are_those_of_one_device_bit_for_bit(devices):
   assert found['rows drawn'] == [8, 1, 8, 1, 8, 2]
 
 
+@pytest.mark.slow
 def test_a_device_computes_its_part_of_the_batch_and_gradients_are_all_that_is_sent():
   found = results()
   assert found['batches'] == 0                   # arrays with a side of 52 examples
@@ -56,15 +60,18 @@ def test_a_device_computes_its_part_of_the_batch_and_gradients_are_all_that_is_s
   assert found['sent'] == ['all-reduce']
 
 
+@pytest.mark.slow
 def test_the_recurrent_state_goes_with_its_texts():
   assert results()['carry'] == [[2, 4], [2, 4]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['mlp', 'sequential'])
 def test_the_deployed_network_is_scored_as_on_one_device(name):
   assert results()[f'evaluation {name}'] <= 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['mlp', 'batch norm', 'sequential'])
 def test_checkpoints_of_4_devices_are_restored_on_2_then_1_then_4_bit_for_bit(name):
   assert results()[f'{name} restored'] == [True, True, True]

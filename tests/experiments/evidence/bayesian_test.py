@@ -100,6 +100,7 @@ def test_posterior_deployed_and_dense_are_scored(finished, noise):
   assert all(after[path] == data for path, data in before.items())
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers_without_ood(finished):
   one, two, other = (bayesian.evaluate(finished['vd'], draws=2, seed=seed) for seed in (3, 3, 4))
   assert one['networks'] == two['networks']

@@ -76,6 +76,7 @@ def test_command_line_writes_the_same_bytes(l0_source, l0):
   assert _written(l0) == _written(l0_source)
 
 
+@pytest.mark.slow
 def test_command_line_names_the_missing_folder(tmp_path):
   command = [sys.executable, '-m', 'experiments.report', f'--workdir={tmp_path / "none"}']
   done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
