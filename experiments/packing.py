@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from experiments.data import Data
-from sparsejax.packing import pack
+from sparsejax.packing import matching, pack
 from sparsejax.paths import flatten
 from sparsejax.training.evaluate import deployed_weights
 from sparsejax.training.fit import Recipe, TrainState
@@ -31,7 +28,7 @@ def require_leaves(config: ml_collections.ConfigDict, recipe: Recipe, state: Tra
   """Raises ValueError for a rule of config.pack that names no weight of the network."""
   paths = flatten(jax.eval_shape(lambda state: deployed_weights(recipe, state), state))
   for name, rule in config.pack.rules.items():
-    if not _matched(rule.leaves, paths):
+    if not matching(rule.leaves, paths):
       raise ValueError(f'config.pack.rules.{name}.leaves={rule.leaves!r} matches no weight; paths '
                        f'are {", ".join(sorted(paths))}')
 
@@ -42,7 +39,7 @@ def pack_and_time(config: ml_collections.ConfigDict, recipe: Recipe, compacted: 
   options = config.pack.to_dict()
   entries = options.pop('rules')
   paths = flatten(compacted.variables['params'])
-  lost = [name for name, rule in entries.items() if not _matched(rule['leaves'], paths)]
+  lost = [name for name, rule in entries.items() if not matching(rule['leaves'], paths)]
   rules = {rule['leaves']: rule['block_size'] for name, rule in entries.items() if name not in lost}
   params, report = pack(compacted.variables['params'], rules, **options)
   variables = {**compacted.variables, 'params': params}
@@ -53,9 +50,3 @@ def pack_and_time(config: ml_collections.ConfigDict, recipe: Recipe, compacted: 
   return Packing(variables, {'packed_layers': [found.row() for found in report], **steps},
                  [f'config.pack.rules.{name}: nothing to pack, the compact network has none of its '
                   'weights left' for name in lost])
-
-
-def _matched(pattern: str, weights: Mapping[str, Any]) -> list[str]:
-  """Returns the paths of the matrices, not emptied ones, that a pattern matches."""
-  return [path for path, leaf in weights.items()
-          if re.fullmatch(pattern, path) and len(leaf.shape) >= 2 and math.prod(leaf.shape) >= 2]

@@ -134,14 +134,18 @@ def _judge(path: str, weight: BlockSparse, rows: int, purpose: str, force: bool)
   return Packed(path, gains or force, density, weight.block_size, dense, sparse, reason)
 
 
+def matching(pattern: str, leaves: Mapping[str, Any]) -> list[str]:
+  """Returns the paths that a rule's pattern names: of matrices, and not of emptied ones."""
+  return [path for path, leaf in leaves.items()
+          if re.fullmatch(pattern, path) and len(leaf.shape) >= 2 and math.prod(leaf.shape) >= 2]
+
+
 def _matches(rules: Mapping[str, Any], leaves: Mapping[str, Any], name: str) -> dict[str, Any]:
   """Returns {path: value of the rule that matches it}."""
   found: dict[str, Any] = {}
   owner: dict[str, str] = {}
   for pattern, value in rules.items():
-    for path, leaf in leaves.items():
-      if not re.fullmatch(pattern, path) or math.prod(np.shape(leaf)) < 2 or len(leaf.shape) < 2:
-        continue
+    for path in matching(pattern, leaves):
       if path in owner:
         raise ValueError(f'{path} is matched by the {name}s {owner[path]!r} and {pattern!r}; let '
                          'one of them match')

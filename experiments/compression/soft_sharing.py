@@ -8,10 +8,8 @@ zero first, so that the collapse costs little, and an L1 penalty goes on beside 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
 import optax
 from rich.console import Console
 
@@ -19,28 +17,31 @@ import sparsejax
 from experiments.compression.recipes import Compressed
 from experiments.compression.retrain import retrain, steps_per_epoch
 from experiments.compression.subject import Subject
+from experiments.configs.UlMW17.lenet_300_100 import HYPER_PRIORS, WIDTH, ZERO_WIDTH
 from experiments.optimisers import grouped
+from experiments.schedules import piecewise_linear
 
 OPTIONS: dict[str, Any] = {'strength': 0.03, 'num_components': 17, 'zero_prior': 0.99, 'l1': 0.5,
                            'epochs': 30, 'coding': 'smallest'}
 WEIGHTS_RATE, MEANS_RATE, SHAPES_RATE = 5e-4, 1e-4, 3e-3     # the authors' script
-# Gamma priors on the precisions of the component at zero and of the others. They outvote some
-# millions of weights, so that the widths follow a schedule: (share of the epochs, deviation).
-HYPER_PRIORS = ((5e6, 2e3), (2.5e4, 10.0))
-ZERO_WIDTH = ((0.0, 0.1), (0.1, 0.05), (0.2, 0.028), (0.4, 0.01), (0.6, 0.001))
-WIDTH = ((0.0, 0.1), (0.18, 0.03), (0.6, 0.02), (0.86, 0.003))
-RATE = ((0.65, 1.0), (1.0, 0.0))                             # of the weights, times WEIGHTS_RATE
+# Of the weights, times WEIGHTS_RATE: (share of the epochs, factor).
+RATE = ((0.65, 1.0), (1.0, 0.0))
 
 
 def compress(subject: Subject, options: dict[str, Any], console: Console) -> Compressed:
   """Returns the compact network, whose weights, biases too, are means of one mixture."""
   steps = options['epochs'] * steps_per_epoch(subject)
+
+  def over(points):
+    shares, values = zip(*points, strict=True)
+    return piecewise_linear({'epochs': shares, 'values': values}, steps, 'soft_sharing')
+
   mixture = sparsejax.soft_weight_sharing(
       options['num_components'], options['zero_prior'], HYPER_PRIORS, options['strength'],
-      init_std=ZERO_WIDTH[0][1], zero_width=_over(ZERO_WIDTH, steps), width=_over(WIDTH, steps))
+      init_std=ZERO_WIDTH[0][1], zero_width=over(ZERO_WIDTH), width=over(WIDTH))
   method = sparsejax.partition(
       weights=('.*', sparsejax.chain(sparsejax.l1(options['l1']), mixture)))
-  falls = _over(RATE, steps)
+  falls = over(RATE)
   optimiser = grouped(optax.adam(lambda step: WEIGHTS_RATE * falls(step)), {
       'means': ('.*/mixture/means', optax.adam(MEANS_RATE)),
       'shapes': ('.*/mixture/log_.*', optax.adam(SHAPES_RATE)),
@@ -51,9 +52,3 @@ def compress(subject: Subject, options: dict[str, Any], console: Console) -> Com
   model, small = subject.compacted(variables)
   stage = {'stage': 'shared softly', 'train_nll_nats': nll, 'strength': options['strength']}
   return Compressed(model, small, options['coding'], (stage,))
-
-
-def _over(points: tuple[tuple[float, float], ...], steps: int) -> Callable[[Any], Any]:
-  """Returns step -> value, linear between the points (share of the steps, value)."""
-  shares, values = (jnp.asarray(column, jnp.float32) for column in zip(*points, strict=True))
-  return lambda step: jnp.interp(step / steps, shares, values)

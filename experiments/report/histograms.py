@@ -14,9 +14,9 @@ from experiments.report.figures import Plot
 from experiments.report.folder import AGAIN, Run
 from sparsejax.paths import flatten
 from sparsejax.regularisers import hard_concrete, variational_dropout
+from sparsejax.regularisers.group_variables import group_log_alphas
 
 BINS = 60
-TINY = 1e-30                                 # of a mean that is exactly zero
 
 
 def rule_histograms(run: Run) -> list[Plot]:
@@ -104,10 +104,7 @@ def _weights_log_alpha(run: Run, rule: str) -> Plot:
 
 
 def _groups_log_alpha(run: Run, rule: str) -> Plot:
-  params = _part(run.params, rule)
-  mean, log_sigma = flatten(params['mean']), flatten(params['log_sigma'])
-  leaves = {path.partition('/')[0]: 2 * (log_sigma[path] - np.log(np.abs(mean[path]) + TINY))
-            for path in mean}
+  leaves = group_log_alphas(_part(run.params, rule))
   return _log_alpha(run, rule, leaves, 'groups', ' on groups')
 
 

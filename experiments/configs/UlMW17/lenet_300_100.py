@@ -24,6 +24,15 @@ from typing import Any
 import ml_collections
 
 
+# Priors that outvote the weights (266,610 to 642,460 of them, of which each counts half), so that
+# the components narrow by schedule, (share of the second phase, standard deviation): that at zero
+# first, slowly enough for the network to follow, then the others until collapsing onto their means
+# costs nothing.
+HYPER_PRIORS = ((5e6, 2e3), (2.5e4, 10.0))
+ZERO_WIDTH = ((0, 0.1), (0.1, 0.05), (0.2, 0.028), (0.4, 0.01), (0.6, 0.001))
+WIDTH = ((0, 0.1), (0.18, 0.03), (0.6, 0.02), (0.86, 0.003))
+
+
 def optimiser(alone: int, shared: int, shapes_rate: float) -> dict[str, Any]:
   """Adam, anew with the mixture, whose parameters have rates of their own.
 
@@ -54,7 +63,7 @@ def sharing(alone: int, shared: int, *, num_components: int, zero_prior: float, 
             strength: float) -> dict[str, Any]:
   """The rule of all weights: L1, joined by a mixture whose widths narrow by schedule."""
 
-  def annealed(*widths):              # (share of the second phase, standard deviation)
+  def annealed(widths):
     return {'schedule': 'piecewise_linear', 'epochs': tuple(alone + shared * a for a, _ in widths),
             'values': tuple(width for _, width in widths)}
 
@@ -67,12 +76,9 @@ def sharing(alone: int, shared: int, *, num_components: int, zero_prior: float, 
           'method': 'soft_weight_sharing',
           'num_components': num_components,
           'zero_prior': zero_prior,
-          # Priors that outvote the weights (266,610 to 642,460 of them, of which each counts half),
-          # so that the components narrow by schedule: that at zero first, slowly enough for the
-          # network to follow, then the others until collapsing onto their means costs nothing.
-          'hyper_priors': ((5e6, 2e3), (2.5e4, 10.0)),
-          'zero_width': annealed((0, 0.1), (0.1, 0.05), (0.2, 0.028), (0.4, 0.01), (0.6, 0.001)),
-          'width': annealed((0, 0.1), (0.18, 0.03), (0.6, 0.02), (0.86, 0.003)),
+          'hyper_priors': HYPER_PRIORS,
+          'zero_width': annealed(ZERO_WIDTH),
+          'width': annealed(WIDTH),
           'strength': switch(alone, 0.0, strength),
           'shared': True,
           'init_std': init_std,
