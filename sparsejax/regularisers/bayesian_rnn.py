@@ -37,6 +37,7 @@ GROUPS = ('words', 'inputs', 'hidden', 'gates')
 def bayesian_rnn(
     strength: Number = 1.0,
     *,
+    cells_strength: Number | None = None,
     cells: str = CELLS,
     embedding: str | None = 'embed/embedding',
     head: str | None = 'head/kernel',
@@ -52,6 +53,8 @@ def bayesian_rnn(
 
   Args:
     strength: factor of the whole KL; 1 is the variational bound.
+    cells_strength: in its place, of the KL of the weights of cells and output layer, of which there
+      are few beside an embedding's, but each of them acts in every example; None: `strength`.
     cells: pattern of the paths of the cells. Layers stand in the order of the numbers in their
       names. Their kernels are named as Flax names them: i (of inputs) or h (of the state), then
       the gate's letter.
@@ -85,15 +88,18 @@ def bayesian_rnn(
     raise ValueError(f'groups={groups} has the unknown {unknown[0]!r}; there are '
                      f'{", ".join(map(repr, GROUPS))}')
 
-  def posterior(noise):
+  if cells_strength is None:
+    cells_strength = strength
+
+  def posterior(noise, strength):
     return sparse_variational_dropout(strength, noise=noise, kl=kl, threshold=threshold, clip=clip,
                                       init_log_sigma2=2 * init_log_sigma)
 
-  rules = {'cells': (kernel_pattern(cells), posterior('weight'))}
+  rules = {'cells': (kernel_pattern(cells), posterior('weight', cells_strength))}
   if embedding is not None:
-    rules['embedding'] = (embedding, posterior('rows'))
+    rules['embedding'] = (embedding, posterior('rows', strength))
   if head is not None:
-    rules['head'] = (head, posterior(head_noise))
+    rules['head'] = (head, posterior(head_noise, cells_strength))
   inner = partition(**rules)
   if principal_axes_at is not None and (embedding is None or principal_axes_at < 1):
     raise ValueError(f'principal_axes_at={principal_axes_at} with embedding={embedding!r}: it is a '

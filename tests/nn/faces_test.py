@@ -94,7 +94,7 @@ def test_face_has_the_arguments_of_the_method(face, method):
   for name, parameter in inspect.signature(method).parameters.items():
     # The face's own choice; of the recipe for whole networks it is what concerns the cell.
     if name in ('axis', 'tied', 'cells', 'embedding', 'head', 'head_noise', 'groups',
-                'principal_axes_at'):
+                'principal_axes_at', 'cells_strength'):
       continue
     assert ours[name].default == parameter.default, name
 

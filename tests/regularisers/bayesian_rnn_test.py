@@ -106,6 +106,24 @@ def test_it_is_a_partition_inside_group_variables():
   assert not isinstance(results[0][2]['head']['bias'], Structured)
 
 
+def test_cells_and_output_layer_have_a_strength_of_their_own():
+  weights = weights_of(Net())
+  def parts(**arguments):
+    method = bayesian_rnn(groups=['words', 'hidden'], **arguments)
+    params, state = method.init(KEY, weights)
+    return method.penalty(params, state), params, state
+  whole, params, state = parts(strength=2.0, cells_strength=6.0)
+  numbers = {name: float(part['strength']) for name, part in state['inner'].items()
+             if 'strength' in part}
+  assert numbers == {'embedding': 2.0, 'cells': 6.0, 'head': 6.0} and state['strength'] == 2.0
+  # The penalty is linear in both.
+  cells_only, all_but_cells = parts(strength=0.0, cells_strength=1.0)[0], parts(
+      strength=1.0, cells_strength=0.0)[0]
+  np.testing.assert_allclose(whole, 6 * cells_only + 2 * all_but_cells, rtol=1e-6)
+  assert cells_only > 10 and all_but_cells > 10
+  assert parts(strength=2.0)[0] == parts(strength=2.0, cells_strength=2.0)[0]
+
+
 @pytest.mark.parametrize('cell', [nn.SimpleCell, nn.LSTMCell, nn.OptimizedLSTMCell, nn.GRUCell])
 def test_stock_apply_takes_the_first_papers_draws(cell):
   net = Net(cell, embedding=False)
