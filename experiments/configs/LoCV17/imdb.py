@@ -72,25 +72,26 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
       'kl': 'first', 'threshold': 3.0, 'clip': 8.0, 'init_log_sigma': -3.0, 'head_noise': 'local'}}
   optimiser: dict[str, Any] = {}
   if size == 'small':
-    config.epochs = 20
+    config.epochs = 16
     config.evaluate_every = 1
     config.checkpoint_every = 1
     # From a random embedding and at once, the KL ends all signal before anything is learnt; and
     # what three epochs have learnt lies across all dimensions, of which it would keep nothing. Its
     # weight then makes up for the epochs that are missing: at 1 it would take hundreds.
     penalty_weight = {
-        'schedule': 'piecewise_linear', 'epochs': (3, 5, 9, 15), 'values': (0.0, 1.0, 6.0, 10.0)}
+        'schedule': 'piecewise_linear', 'epochs': (3, 5, 8, 13), 'values': (0.0, 1.0, 6.0, 10.0)}
     config.regulariser.rnn.principal_axes_at = 3 * 166     # steps
     # Without it 128 units share what ten can do.
     config.regulariser.rnn.cells_strength = 8.0
     # A weight leaves by its mean, which the KL moves by the rate in each step. A faster log sigma
     # gets there first: all weights are noisy then, the error is high, and more of them stay.
     learning_rate = {
-        'schedule': 'piecewise_linear', 'epochs': (2.999, 3, 11, 16, 20),
+        'schedule': 'piecewise_linear', 'epochs': (2.999, 3, 10, 13, 16),
         'values': (2e-3, 3e-3, 2e-3, 1e-3, 0.0)}
-    optimiser = {'restart_epoch': 3, 'groups': {'spread': {
+    # One mini-batch out of hundreds has gradients that throw the cells off.
+    optimiser = {'name': 'adam_clipped', 'clip_norm': 0.5, 'restart_epoch': 3, 'groups': {'spread': {
         'leaves': '.*/log_sigma2?/.*', 'learning_rate': {
-            'schedule': 'piecewise_linear', 'epochs': (16, 20), 'values': (2e-3, 0.0)}}}}
+            'schedule': 'piecewise_linear', 'epochs': (13, 16), 'values': (2e-3, 0.0)}}}}
     # So few epochs leave many words on their way out.
     config.choose = {
         'rule': 'rnn',
