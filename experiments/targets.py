@@ -5,10 +5,11 @@
   config.target = {'validation_error_percent': 1.5}    # as few weights as that allows
 
 Further fields: begin_epoch (0), ramp_epochs (0.4 of all), response_steps (a twentieth of the
-training), landing_epochs (the last 0.4 of all), and rules, the names of those whose strengths move
-(all but weight decay). What moves them is `sparsejax.targeted`. The density is that of the compact
-network. In the landing what stays is chosen by rank; where a rule's method has no ranking (see
-`RANKINGS`) there is none, and the strengths are steered to the end.
+training), landing_epochs (the last 0.4 of all), rules, the names of those whose strengths move (all
+but weight decay), and steering (True; False: strengths stay as given until the landing). What moves
+them is `sparsejax.targeted`. The density is that of the compact network. In the landing what stays
+is chosen by rank; where a rule's method has no ranking (see `RANKINGS`) there is none, and the
+strengths are steered to the end.
 
 For bytes and error the density is set anew after each epoch:
 
@@ -51,7 +52,7 @@ from sparsejax.training.evaluate import deployed_weights, jit_summary
 from sparsejax.training.fit import Recipe, TrainState, deployed_collections, evaluation_params
 
 KINDS = ('density', 'bytes', 'validation_error_percent')
-OPTIONS = ('begin_epoch', 'ramp_epochs', 'landing_epochs', 'response_steps', 'rules')
+OPTIONS = ('begin_epoch', 'ramp_epochs', 'landing_epochs', 'response_steps', 'rules', 'steering')
 UNMOVED = ('weight_decay', 'dropout')
 RAMP, LANDING = 0.4, 0.4  # of all epochs
 RESPONSES = 20             # times that a response fits into the training
@@ -69,6 +70,8 @@ RANKINGS: dict[str, Callable[[Mapping[str, Any]], ranking.Ranking]] = {
     'sparse_variational_dropout': lambda rule: ranking.variances(),
     'group_lasso': lambda rule: ranking.norms(rule.get('axis', -2)),
     'l1': lambda rule: ranking.magnitudes(),
+    'bayesian_rnn': lambda rule: ranking.recurrent(
+        **{name: rule[name] for name in ('groups', 'cells', 'embedding', 'head') if name in rule}),
 }
 
 
@@ -82,6 +85,7 @@ class Target(NamedTuple):
   landing_epochs: float
   response_steps: float | None
   rules: tuple[str, ...]
+  steering: bool
 
 
 def read(config: ml_collections.ConfigDict) -> Target:
@@ -127,10 +131,13 @@ def read(config: ml_collections.ConfigDict) -> Target:
   if not 0 <= landing <= config.epochs:
     raise ValueError(f'config.target.landing_epochs={landing} must be from 0, for none, to '
                      f'config.epochs={config.epochs}')
+  steering = fields.get('steering', True)
+  if not isinstance(steering, bool):
+    raise ValueError(f'config.target.steering={steering!r} must be True or False')
   return Target(kind, float(value), float(fields.get('begin_epoch', 0)),
                 float(fields.get('ramp_epochs', RAMP * config.epochs)),
                 float(landing),
-                fields.get('response_steps'), moved)
+                fields.get('response_steps'), moved, steering)
 
 
 def steered(config: ml_collections.ConfigDict, regulariser: sparsejax.Regulariser,
@@ -138,6 +145,9 @@ def steered(config: ml_collections.ConfigDict, regulariser: sparsejax.Regularise
   """Returns the regulariser with strengths that move towards config.target."""
   target = read(config)
   landing = landing_of(config, target)
+  if landing is None and not target.steering:
+    raise ValueError('config.target.steering=False without a landing leaves nothing to do; methods '
+                     f'with a ranking are {", ".join(RANKINGS)}, and landing_epochs must be above 0')
 
   def steps(name: str) -> int:
     return whole_steps(getattr(target, name), steps_per_epoch, f'config.target.{name}')
@@ -149,7 +159,7 @@ def steered(config: ml_collections.ConfigDict, regulariser: sparsejax.Regularise
       ramp_steps=steps('ramp_epochs'), response_steps=max(1, response),
       every=max(1, round(response / LOOKS)),
       strengths=f'({"|".join(map(re.escape, target.rules))})/(.*/)?strength',
-      ranking=landing,
+      ranking=landing, steering=target.steering,
       landing_step=None if landing is None else round(landing_epoch(config) * steps_per_epoch),
       couplings=functools.partial(couplings_of, config))
 

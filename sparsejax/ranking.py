@@ -11,15 +11,18 @@ what was cut can be chosen again.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from sparsejax.cell_paths import CELLS
 from sparsejax.gates import AxisLike, place_gates
 from sparsejax.paths import Tree, flatten, map_leaves
+from sparsejax.regularisers.bayesian_rnn import GROUPS, rnn_groups
 from sparsejax.regularisers.group_lasso import group_squares
+from sparsejax.regularisers.group_variables import Groups, places_of
 from sparsejax.regularisers.hard_concrete import GAMMA, ZETA, deterministic_gate
 from sparsejax.regularisers.variational_dropout import log_alpha
 
@@ -107,6 +110,54 @@ def variances() -> Ranking:
     return ({**params, 'theta': theta, 'log_sigma2': quiet},
             {**state, 'threshold': jnp.full_like(state['threshold'], jnp.inf)})
   return Ranking(scores, hold)
+
+
+def products(rules: Sequence[str], groups: Groups | Callable[[Sequence[str]], Groups]) -> Ranking:
+  """Of `group_variables` with these groups, whose inner is a partition: `rules` are
+  `sparse_variational_dropout`, the groups of their leaves.
+
+  Each weight's threshold minus the log alpha of what is drawn, w times its variables. With
+  alpha = variance / mean^2 of a factor, that of a product of independent factors is
+  prod(1 + alpha) - 1.
+  """
+  inner = of_rules({name: variances() for name in rules})
+
+  def scores(params, state):
+    own = inner.scores(params['inner'], state['inner'])
+    thresholds = {name: state['inner'][name]['threshold'] for name in rules}
+    noise = {path: jax.nn.softplus(thresholds[name] - score)       # log(1 + alpha)
+             for name in rules for path, score in flatten(own[name]).items()}
+    for name, group in places_of(groups, noise).items():
+      mean, = jax.tree.leaves(params['mean'][name])
+      log_sigma, = jax.tree.leaves(params['log_sigma'][name])
+      factor = jax.nn.softplus(log_alpha(mean, 2 * log_sigma))
+      for path, place in group.items():
+        noise[path] = noise[path] + place.spread(factor)
+
+    def score(name, total):
+      return thresholds[name] - total - jnp.log(-jnp.expm1(-total))
+    return {name: map_leaves(lambda path, leaf, name=name: score(name, noise[path]), own[name])
+            for name in rules}
+
+  def hold(params, state, kept):
+    own, state_inner = inner.hold(params['inner'], state['inner'], kept)
+    quiet = jax.tree.map(lambda s: jnp.full_like(s, QUIET / 2), params['log_sigma'])
+    return ({**params, 'inner': own, 'log_sigma': quiet},
+            {**state, 'inner': state_inner,
+             'threshold': jnp.full_like(state['threshold'], jnp.inf)})
+  return Ranking(scores, hold)
+
+
+def recurrent(groups: Sequence[str] = GROUPS, *, cells: str = CELLS,
+              embedding: str | None = 'embed/embedding',
+              head: str | None = 'head/kernel') -> Ranking:
+  """Of `bayesian_rnn` with these arguments: `products`, without groups `variances`."""
+  rules = ['cells', *(['embedding'] if embedding is not None else []),
+           *(['head'] if head is not None else [])]
+  if not groups:
+    return of_rules({name: variances() for name in rules})
+  return products(rules, lambda paths: rnn_groups(paths, groups, cells=cells, embedding=embedding,
+                                                  head=head))
 
 
 def norms(axis: AxisLike = -2) -> Ranking:

@@ -56,7 +56,7 @@ LEAST = 0.1                  # of the target: a density below it is taken for th
 def targeted(regulariser: Regulariser, density: Any, *, ramp_steps: int, begin_step: int = 0,
              every: int = 25, response_steps: float = 500,
              strengths: str = r'(.*/)?strength', ranking: Ranking | None = None,
-             landing_step: int | None = None,
+             landing_step: int | None = None, steering: bool = True,
              couplings: Callable[[Tree], Sequence[Coupling]] | None = None) -> Regulariser:
   """Returns the regulariser with strengths that are moved until the deployed density is met.
 
@@ -76,6 +76,7 @@ def targeted(regulariser: Regulariser, density: Any, *, ramp_steps: int, begin_s
     ranking: of the method's parameters, see `ranking.py`. landing_step: the landing begins at the
       first look from this step on. Both or neither. If `control/density` is moved in the landing,
       the next look chooses again.
+    steering: False leaves the strengths as they are until the landing.
     couplings: weights -> the model's couplings. What makes units that nobody reads is then deployed
       as zeros, as the compact network has it (packed weights are left as they are).
 
@@ -97,6 +98,9 @@ def targeted(regulariser: Regulariser, density: Any, *, ramp_steps: int, begin_s
 
   if (ranking is None) != (landing_step is None):
     raise ValueError(f'landing_step={landing_step} and a ranking go together; give both or neither')
+  if not steering and ranking is None:
+    raise ValueError('steering=False without a ranking leaves nothing to do; give a ranking and its '
+                     'landing_step')
 
   def split(state):
     return {name: part for name, part in state.items() if name != CONTROL}, state[CONTROL]
@@ -138,7 +142,7 @@ def targeted(regulariser: Regulariser, density: Any, *, ramp_steps: int, begin_s
                        f'{", ".join(flatten(state)) or "nothing"}')
     control = {'density': jnp.asarray(density, jnp.float32), 'base': base, 'now': jnp.zeros(()),
                'slope': jnp.zeros(()), 'error': jnp.zeros(()),
-               'log_factor': jnp.full((), math.log(FIRST_FACTOR))}
+               'log_factor': jnp.full((), math.log(FIRST_FACTOR) if steering else 0.0)}
     if ranking is not None:
       kept = jax.tree.map(lambda score: jnp.ones(score.shape, bool), ranking.scores(params, state))
       control['landing'] = {'mask': kept, 'landed': jnp.zeros((), bool), 'ranked': jnp.zeros(()),
@@ -186,9 +190,10 @@ def targeted(regulariser: Regulariser, density: Any, *, ramp_steps: int, begin_s
     inner, control = split(state)
     params, inner = regulariser.update(params, inner, step=step, weight_grads=weight_grads, key=key)
     due = step % every == 0
-    steering = due if ranking is None else due & (step < landing_step)
-    control = jax.lax.cond(steering, lambda control: look(params, inner, control, step, key),
-                           lambda control: control, control)
+    if steering:
+      looks = due if ranking is None else due & (step < landing_step)
+      control = jax.lax.cond(looks, lambda control: look(params, inner, control, step, key),
+                             lambda control: control, control)
     if ranking is not None:
       control = jax.lax.cond(due & (step >= landing_step),
                              lambda control: choose(params, inner, control),

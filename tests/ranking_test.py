@@ -66,6 +66,82 @@ def test_what_is_held_is_deployed_and_drawn_alike_and_the_rest_is_zero(name):
   jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b), own.scores(params, state), scores)
 
 
+def grouped():
+  """Returns a method with variables on rows and columns, its ranking, parameters and state."""
+  groups = {'rows': {'a/kernel': -2}, 'units': {'a/kernel': -1, 'b/kernel': -2}}
+  method = sparsejax.group_variables(
+      sparsejax.partition(first=('a/kernel', sparsejax.sparse_variational_dropout(threshold=2.0)),
+                          second=('b/kernel', sparsejax.sparse_variational_dropout())), groups)
+  params, state = method.init(jax.random.key(0), WEIGHTS)
+  rng = np.random.default_rng(1)
+  params = jax.tree.map(lambda leaf: leaf + jnp.asarray(rng.normal(size=leaf.shape), jnp.float32),
+                        params)
+  return method, ranking.products(['first', 'second'], groups), params, state
+
+
+def test_scores_of_products_are_those_of_the_draws_variance():
+  _, own, params, state = grouped()
+  scores = own.scores(params, state)
+  rows, = (np.asarray(leaf).ravel() for leaf in jax.tree.leaves(params['mean']['rows']))
+  units, = (np.asarray(leaf).ravel() for leaf in jax.tree.leaves(params['mean']['units']))
+  row_variance, = (np.exp(2 * np.asarray(leaf).ravel())
+                   for leaf in jax.tree.leaves(params['log_sigma']['rows']))
+  unit_variance, = (np.exp(2 * np.asarray(leaf).ravel())
+                    for leaf in jax.tree.leaves(params['log_sigma']['units']))
+  for name, path, threshold in (('first', 'a', 2.0), ('second', 'b', 3.0)):
+    theta = np.asarray(params['inner'][name]['theta'][path]['kernel'], np.float64)
+    variance = np.exp(np.asarray(params['inner'][name]['log_sigma2'][path]['kernel'], np.float64))
+    for (i, j), score in np.ndenumerate(np.asarray(scores[name][path]['kernel'])):
+      factors = [(theta[i, j], variance[i, j])] + (
+          [(rows[i], row_variance[i]), (units[j], unit_variance[j])] if path == 'a' else
+          [(units[i], unit_variance[i])])
+      mean = np.prod([m for m, _ in factors])
+      second = np.prod([m**2 + v for m, v in factors])
+      # The library's alpha has 1e-8 beside theta^2.
+      np.testing.assert_allclose(score, threshold - np.log((second - mean**2) / mean**2), rtol=1e-3)
+
+
+def test_what_is_held_of_products_is_the_product_of_means_without_noise():
+  method, own, params, state = grouped()
+  kept = jax.tree.map(lambda s: jnp.arange(s.size).reshape(s.shape) % 2 == 0,
+                      own.scores(params, state))
+  held = own.hold(params, state, kept)
+  rows, units = (jax.tree.leaves(params['mean'][name])[0].reshape(-1) for name in ('rows', 'units'))
+  theta = {name: flatten(params['inner'][name]['theta']) for name in ('first', 'second')}
+  wanted = {'a/kernel': theta['first']['a/kernel'] * rows[:, None] * units[None],
+            'b/kernel': theta['second']['b/kernel'] * units[:, None]}
+  drawn = flatten(method.weights(*held, jax.random.key(1)))
+  for (path, leaf), mask in zip(flatten(method.weights(*held)).items(), jax.tree.leaves(kept)):
+    np.testing.assert_allclose(leaf, jnp.where(mask, wanted[path], 0.0), rtol=1e-6)
+    gated = drawn[path]
+    while hasattr(gated, 'value'):
+      assert float(jnp.max(gated.parameters[1])) < 1e-6
+      gated = gated.value
+    assert float(jnp.max(gated.var)) < 1e-12
+
+
+@pytest.mark.parametrize('groups', [(), ('words', 'hidden', 'gates')])
+def test_a_recurrent_recipe_lands_on_a_density(groups):
+  shapes = {'embed': {'embedding': (20, 6)}, 'head': {'kernel': (4, 2)}, 'cell0': {
+      f'{side}{gate}': {'kernel': (n, 4)} for side, n in (('i', 6), ('h', 4)) for gate in 'ifgo'}}
+  rng = np.random.default_rng(2)
+  weights = jax.tree.map(lambda shape: jnp.asarray(rng.normal(size=shape), jnp.float32), shapes,
+                         is_leaf=lambda leaf: isinstance(leaf, tuple))
+  method = sparsejax.targeted(sparsejax.bayesian_rnn(0.5, groups=groups), 0.25, ramp_steps=1,
+                              every=2, ranking=ranking.recurrent(groups), landing_step=4,
+                              steering=False)
+  params, state = method.init(jax.random.key(0), weights)
+  for step in range(6):
+    before = jax.tree.leaves({path: leaf for path, leaf in flatten(state).items()
+                              if path.endswith('strength') and 'control' not in path})
+    assert before == [0.5 if step < 5 else 0.0] * (3 + bool(groups))
+    params, state = method.update(params, state, step=jnp.int32(step))
+  total = sum(leaf.size for leaf in jax.tree.leaves(weights))
+  found = jax.tree.leaves(method.weights(params, state))
+  assert sum(int((leaf != 0).sum()) for leaf in found) == round(0.25 * total)
+  assert float(method.penalty(params, state)) == 0.0
+
+
 @pytest.mark.parametrize('name', ['l0', 'vd', 'group_lasso', 'l1'])
 def test_scores_rank_as_the_formulas_do(name):
   _, own, params, state = started(name)
@@ -79,7 +155,8 @@ def test_scores_rank_as_the_formulas_do(name):
 
 
 def test_scores_are_finite_at_zero_weights():
-  for method, own in METHODS.values():
+  method, own, _, _ = grouped()
+  for method, own in (*METHODS.values(), (method, own)):
     zeros = jax.tree.map(jnp.zeros_like, WEIGHTS)
     for leaf in jax.tree.leaves(own.scores(*method.init(jax.random.key(0), zeros))):
       assert jnp.all(jnp.isfinite(leaf))

@@ -179,6 +179,8 @@ def test_bad_numbers_are_refused(options, message):
 def test_a_ranking_needs_its_step():
   with pytest.raises(ValueError, match='landing_step=None and a ranking go together'):
     targeted(sparsejax.l1(0.1), 0.1, ramp_steps=10, ranking=ranked())
+  with pytest.raises(ValueError, match='steering=False without a ranking leaves nothing to do'):
+    targeted(sparsejax.l1(0.1), 0.1, ramp_steps=10, steering=False)
 
 
 def test_what_nobody_reads_does_not_count():

@@ -99,17 +99,11 @@ def group_variables(
                      'drew, but the network sees them multiplied; use it without group variables')
   numbers = {'strength': strength, 'threshold': threshold}
 
-  def places(weights: Tree) -> dict[str, dict[str, GateAxis]]:
-    leaves = flatten(weights)
-    chosen = groups(tuple(leaves)) if callable(groups) else groups
-    return {name: place_gates(unflatten(_members(name, axes, leaves)), axes, tied=True)
-            for name, axes in chosen.items()}
-
   def init(key, weights):
     params, state = inner.init(fold(key, 'inner'), weights)
     mean: Tree = {}
     log_sigma: Tree = {}
-    for name, group in places(weights).items():
+    for name, group in places_of(groups, flatten(weights)).items():
       first = next(place for path, place in group.items() if path == place.home)
       shape = first.parameter_shape(first.units)
       mean[name] = unflatten({first.home: jnp.ones(shape)})
@@ -120,7 +114,7 @@ def group_variables(
   def gated(params, state, leaves, key):
     """Returns the leaves {path: weight} times their variables, drawn (by a key) or deployed."""
     leaves = dict(leaves)
-    for name, group in places(unflatten(leaves)).items():
+    for name, group in places_of(groups, leaves).items():
       mean, = jax.tree.leaves(params['mean'][name])
       log_sigma, = jax.tree.leaves(params['log_sigma'][name])
       for path, place in group.items():
@@ -159,6 +153,18 @@ def group_variables(
     return jax.device_get(gated(params, state, leaves, None))
 
   return Regulariser(init, weights, penalty, update, finalise_groups)
+
+
+def places_of(groups: Groups | Callable[[Sequence[str]], Groups],
+              leaves: Mapping[str, Any]) -> dict[str, dict[str, GateAxis]]:
+  """Returns {group: {path: where its variables act}}.
+
+  Args:
+    groups: as in `group_variables`. leaves: {path: array} of the weights.
+  """
+  chosen = groups(tuple(leaves)) if callable(groups) else groups
+  return {name: place_gates(unflatten(_members(name, axes, leaves)), axes, tied=True)
+          for name, axes in chosen.items()}
 
 
 def _members(name: str, axes: Mapping[str, Any], leaves: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ def config(**target):
     ({'bytes': float('inf')}, 'bytes=inf must be above 0'),
     ({'validation_error_percent': 101}, 'must be above 0 and at most 100'),
     ({'density': 0.1, 'rules': ('gate',)}, "'gate' is no rule; did you mean 'gates'"),
+    ({'density': 0.1, 'steering': 0}, 'steering=0 must be True or False'),
     ({'density': 0.1, 'landing_epochs': 3}, 'landing_epochs=3 must be from 0, for none, to'),
 ])
 def test_a_target_that_does_not_hold_together_is_refused(target, message):
@@ -93,6 +94,9 @@ def test_methods_without_a_ranking_do_not_land():
   made.target.landing_epochs = 1
   made.regulariser.gates.method = 'soft_weight_sharing'
   assert targets.landing_epoch(made) == 2
+  made.target.steering = False
+  with pytest.raises(ValueError, match='without a landing leaves nothing to do; methods with a'):
+    targets.steered(made, None, 10)
 
 
 def test_bytes_are_steered_carefully_from_the_dense_network():

@@ -37,17 +37,19 @@ from typing import Any
 
 import ml_collections
 
+WEIGHTS = 20_003 * 300 + 4 * (300 + 128) * 128 + 128 * 2
 GROUPS = {'': (), 'words': ('words',), 'words_neurons': ('words', 'inputs', 'hidden'),
-          'all_groups': ('words', 'inputs', 'hidden', 'gates')}
+          'all_groups': ('words', 'inputs', 'hidden', 'gates'),
+          '400': ('words', 'inputs', 'hidden')}
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
   size, kind = '', variant
   if variant in ('small', 'smoke') or variant.startswith('small_'):
     size, _, kind = variant.partition('_')
-  if kind not in (*GROUPS, 'dense'):
-    raise ValueError(f"variant {variant!r} is not 'smoke', 'small', one of "
-                     f"{', '.join(map(repr, (*list(GROUPS)[1:], 'dense')))}, or 'small_' with one")
+  if kind not in (*GROUPS, 'dense') or kind == '400' and size != 'small':
+    raise ValueError(f"variant {variant!r} is not 'smoke', 'small', 'small_400', one of "
+                     f"{', '.join(map(repr, (*list(GROUPS)[1:-1], 'dense')))}, or 'small_' with one")
   config = ml_collections.ConfigDict()
   config.paper = 'LoCV17'
   config.seed = 0
@@ -97,6 +99,9 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
         'rule': 'rnn',
         'number': 'inner/embedding/threshold' if GROUPS.get(kind) else 'embedding/threshold',
         'values': (0.0, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0), 'slack_percent': 0.5}
+    if kind == '400':
+      config.choose = None
+      config.target = {'density': 395 / WEIGHTS, 'landing_epochs': 4, 'steering': False}
   elif size == 'smoke':
     config.dataset = 'embedded_reviews'
     config.validation_examples = 100
