@@ -146,8 +146,8 @@ def steered(config: ml_collections.ConfigDict, regulariser: sparsejax.Regularise
   target = read(config)
   landing = landing_of(config, target)
   if landing is None and not target.steering:
-    raise ValueError('config.target.steering=False without a landing leaves nothing to do; methods '
-                     f'with a ranking are {", ".join(RANKINGS)}, and landing_epochs must be above 0')
+    raise ValueError('config.target.steering=False without a landing leaves nothing to do; '
+                     f'landing_epochs must be above 0, and the method one of {", ".join(RANKINGS)}')
 
   def steps(name: str) -> int:
     return whole_steps(getattr(target, name), steps_per_epoch, f'config.target.{name}')

@@ -99,8 +99,8 @@ def targeted(regulariser: Regulariser, density: Any, *, ramp_steps: int, begin_s
   if (ranking is None) != (landing_step is None):
     raise ValueError(f'landing_step={landing_step} and a ranking go together; give both or neither')
   if not steering and ranking is None:
-    raise ValueError('steering=False without a ranking leaves nothing to do; give a ranking and its '
-                     'landing_step')
+    raise ValueError('steering=False without a ranking leaves nothing to do; give a ranking and '
+                     'its landing_step')
 
   def split(state):
     return {name: part for name, part in state.items() if name != CONTROL}, state[CONTROL]

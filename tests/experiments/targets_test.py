@@ -95,7 +95,7 @@ def test_methods_without_a_ranking_do_not_land():
   made.regulariser.gates.method = 'soft_weight_sharing'
   assert targets.landing_epoch(made) == 2
   made.target.steering = False
-  with pytest.raises(ValueError, match='without a landing leaves nothing to do; methods with a'):
+  with pytest.raises(ValueError, match='without a landing leaves nothing to do; landing_epochs'):
     targets.steered(made, None, 10)
 
 

@@ -48,8 +48,9 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   if variant in ('small', 'smoke') or variant.startswith('small_'):
     size, _, kind = variant.partition('_')
   if kind not in (*GROUPS, 'dense') or kind == '400' and size != 'small':
-    raise ValueError(f"variant {variant!r} is not 'smoke', 'small', 'small_400', one of "
-                     f"{', '.join(map(repr, (*list(GROUPS)[1:-1], 'dense')))}, or 'small_' with one")
+    kinds = ', '.join(map(repr, (*list(GROUPS)[1:-1], 'dense')))
+    raise ValueError(f"variant {variant!r} is not 'smoke', 'small', 'small_400', one of {kinds}, "
+                     "or 'small_' with one")
   config = ml_collections.ConfigDict()
   config.paper = 'LoCV17'
   config.seed = 0
@@ -91,8 +92,8 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
         'schedule': 'piecewise_linear', 'epochs': (2.999, 3, 10, 13, 16),
         'values': (2e-3, 3e-3, 2e-3, 1e-3, 0.0)}
     # One mini-batch out of hundreds has gradients that throw the cells off.
-    optimiser = {'name': 'adam_clipped', 'clip_norm': 0.5, 'restart_epoch': 3, 'groups': {'spread': {
-        'leaves': '.*/log_sigma2?/.*', 'learning_rate': {
+    optimiser = {'name': 'adam_clipped', 'clip_norm': 0.5, 'restart_epoch': 3, 'groups': {
+        'spread': {'leaves': '.*/log_sigma2?/.*', 'learning_rate': {
             'schedule': 'piecewise_linear', 'epochs': (13, 16), 'values': (2e-3, 0.0)}}}}
     # So few epochs leave many words on their way out.
     config.choose = {
