@@ -85,7 +85,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
         'schedule': 'piecewise_linear', 'epochs': (3, 5, 8, 13), 'values': (0.0, 1.0, 6.0, 10.0)}
     config.regulariser.rnn.principal_axes_at = 3 * 166     # steps
     # Without it 128 units share what ten can do.
-    config.regulariser.rnn.cells_strength = 8.0
+    config.regulariser.rnn.cells_strength = 3.0
     # A weight leaves by its mean, which the KL moves by the rate in each step. A faster log sigma
     # gets there first: all weights are noisy then, the error is high, and more of them stay.
     learning_rate = {
